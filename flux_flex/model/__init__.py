@@ -1,0 +1,1 @@
+"""Pure data: no input or output, no clock, no import from any other room."""
