@@ -1,0 +1,245 @@
+"""EmbeddedMatcher: the Matcher interface over planner and traverser."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from functools import lru_cache
+
+import numpy as np
+
+from flux_flex.errors import BadInput, Busy, Unsatisfiable
+from flux_flex.match.embedded.planner import Planner
+from flux_flex.match.embedded.policies import PREFERENCES
+from flux_flex.match.embedded.request import Request, compile_request
+from flux_flex.match.embedded.traverser import Choice, Traversal, claim_arrays
+from flux_flex.match.matcher import JobspecLike, Match
+from flux_flex.model.graph import NODE, BoolArray, ResourceGraph
+from flux_flex.model.jobspec import Jobspec, load_jobspec, parse_jobspec
+from flux_flex.model.rv1 import parse_r
+
+
+class EmbeddedMatcher:
+    """Allocations and reservations on one graph, in memory.
+
+    Times only move forward: :meth:`advance` to the present, then ask about it or later.
+    """
+
+    def __init__(self, graph: ResourceGraph, policy: str = "first") -> None:
+        self.graph = graph
+        self.policy = policy
+        self._prefer = PREFERENCES[policy]
+        self._planner = Planner(graph)
+        self._empty = Planner(graph)
+        self._compiled: dict[object, Request] = {}
+        self._satisfiable: dict[int, bool] = {}
+        self._up: BoolArray | None = None
+        self._next_jobid = 1
+
+    def fork(self) -> EmbeddedMatcher:
+        """A matcher in the same state that then goes its own way; what was compiled is shared."""
+        twin = copy.copy(self)
+        twin._planner = self._planner.fork()
+        return twin
+
+    @property
+    def now(self) -> float:
+        """The present, in seconds: the last time that was advanced to."""
+        return self._planner.now
+
+    @property
+    def version(self) -> int:
+        """A number that changes whenever an answer may."""
+        return self._planner.version
+
+    def advance(self, now: float) -> None:
+        """Move the present forward; what ends by then is free. Raises BadInput backwards."""
+        self._planner.advance(now)
+
+    # -- the Matcher interface -----------------------------------------------------------------
+
+    def allocate(self, jobspec: JobspecLike, jobid: int | None = None, at: float = 0) -> Match:
+        request = self._compile(jobspec)
+        at = max(at, self.now)
+        choice = self._choose(request, at)
+        if choice is None:
+            self._refuse_the_impossible(request)
+            raise Busy("the resources are in use", remedy="ask again later, or reserve")
+        return self._hold(request, choice, self._fresh(jobid), at, reserved=False)
+
+    def reserve(self, jobspec: JobspecLike, jobid: int | None = None, at: float = 0) -> Match:
+        request = self._compile(jobspec)
+        start = max(at, self.now)
+        found = self._earliest(request, start)
+        if found is None:
+            self._refuse_the_impossible(request)
+            what = "jobs without a time limit hold what is wanted"
+            raise Busy(what, remedy="wait for them to end")
+        when, choice = found
+        return self._hold(request, choice, self._fresh(jobid), when, reserved=when > start)
+
+    def satisfiable(self, jobspec: JobspecLike) -> bool:
+        return self._is_satisfiable(self._compile(jobspec))
+
+    def cancel(self, jobid: int) -> None:
+        self._planner.remove(jobid)
+
+    def update(self, jobid: int, R: Mapping[str, object], at: float, duration: float) -> Match:
+        """Take note of an allocation that somebody else made.
+
+        ``R`` is version 1 (RFC 20); ``duration`` 0 is without limit. Raises BadInput for hosts
+        or ids that the graph does not have, and Busy where something is held already.
+        """
+        shown = self._vertices_of(R)
+        vertices = np.array(sorted(shown), dtype=np.int64)
+        amounts = self.graph.size[vertices]
+        end = _end(at, duration)
+        with self._planner.during(max(at, self.now), end):
+            free = self._planner.state_of(vertices)
+            if (free < amounts).any():
+                path = self.graph.path(int(vertices[np.argmax(free < amounts)]))
+                raise Busy("held by another job already", path, "cancel that job first")
+        self._planner.add(self._fresh(jobid), at, end, vertices, amounts)
+        choice = Choice(shown={v: (int(self.graph.size[v]), True) for v in sorted(shown)})
+        for vertex in list(choice.shown):
+            above = int(self.graph.parent[vertex])
+            while above >= 0 and above not in choice.shown:
+                choice.shown[above] = (1, False)
+                above = int(self.graph.parent[above])
+        return Match(jobid, at, duration, False, choice.shown, self.graph)
+
+    # -- availability ----------------------------------------------------------------------------
+
+    def mark(self, vertices: Iterable[int], *, up: bool) -> None:
+        """Mark vertices, and all below them, up or down: nothing new starts on what is down."""
+        now_up = np.ones(len(self.graph), dtype=bool) if self._up is None else self._up.copy()
+        for vertex in vertices:
+            now_up[vertex : self.graph.end[vertex]] = up
+        self._up = None if now_up.all() else now_up
+        self._planner.version += 1
+
+    def end_of(self, jobid: int) -> float:
+        """When a job's span ends, in seconds (inf: without limit). Raises KeyError."""
+        return self._planner.spans[jobid].end
+
+    def idle_nodes(self) -> list[int]:
+        """Node vertices of which nothing is held now."""
+        nodes = self.graph.of_type(NODE)
+        return [int(v) for v in nodes[self._planner.idle(nodes)]]
+
+    # -- within --------------------------------------------------------------------------------
+
+    def _compile(self, jobspec: JobspecLike) -> Request:
+        spec = read_jobspec(jobspec)
+        key = (spec.resources, spec.constraint, spec.duration_s)
+        request = self._compiled.get(key)
+        if request is None:
+            if len(self._compiled) >= 4096:
+                self._compiled.clear()
+                self._satisfiable.clear()
+            request = compile_request(spec, self.graph, self._planner.leaf_row, self._empty.state)
+            self._compiled[key] = request
+        return request
+
+    def _choose(self, request: Request, at: float) -> Choice | None:
+        if not _promising(request, self._planner, at):
+            return None
+        with self._planner.during(at, _end(at, request.duration_s)):
+            return Traversal(self._planner, request, self._up, self._prefer).choose()
+
+    def _earliest(self, request: Request, start: float) -> tuple[float, Choice] | None:
+        needs = request.needs
+        times = self._planner.sweep(
+            start,
+            request.duration_s or math.inf,
+            lambda state: all(state[row, 0] >= need for row, need in needs),
+        )
+        with closing(times):
+            for when, _ in times:
+                choice = Traversal(self._planner, request, self._up, self._prefer).choose()
+                if choice is not None:
+                    return when, choice
+        return None
+
+    def _hold(
+        self, request: Request, choice: Choice, jobid: int, at: float, *, reserved: bool
+    ) -> Match:
+        end = _end(at, request.duration_s)
+        self._planner.add(jobid, at, end, *claim_arrays(choice))
+        return Match(jobid, at, request.duration_s, reserved, choice.shown, self.graph)
+
+    def _is_satisfiable(self, request: Request) -> bool:
+        known = self._satisfiable.get(id(request))
+        if known is None:
+            known = Traversal(self._empty, request, None, self._prefer).choose() is not None
+            self._satisfiable[id(request)] = known
+        return known
+
+    def _refuse_the_impossible(self, request: Request) -> None:
+        if not self._is_satisfiable(request):
+            raise Unsatisfiable(
+                "no part of this graph could ever meet the request",
+                remedy="ask for less, or for other resources or properties",
+            )
+
+    def _fresh(self, jobid: int | None) -> int:
+        if jobid is None:
+            jobid = self._next_jobid
+            while jobid in self._planner.spans:
+                jobid += 1
+            self._next_jobid = jobid + 1
+        elif jobid in self._planner.spans:
+            raise BadInput(f"job {jobid} holds resources already", "", "cancel it first")
+        return jobid
+
+    def _vertices_of(self, R: Mapping[str, object]) -> set[int]:
+        """The core and gpu vertices that an R names, found by host (or by rank) and number."""
+        by_rank = {(int(self.graph.rank[v]), self.graph.names[v]): int(v) for v in self._nodes()}
+        found: set[int] = set()
+        for item in parse_r(R).ranks:
+            node = by_rank.get((item.rank, item.host))
+            if node is None:
+                what = f"no node {item.host} of rank {item.rank} in the graph"
+                raise BadInput(what, "R", "give an R of this system")
+            for kind, ids in (("core", item.cores), ("gpu", item.gpus)):
+                found |= self._inside(node, kind, ids)
+        return found
+
+    def _inside(self, node: int, kind: str, ids: Iterable[int]) -> set[int]:
+        members = self.graph.of_type(kind)
+        low, high = np.searchsorted(members, (node, self.graph.end[node]))
+        number = {int(self.graph.local_id[v]): int(v) for v in members[low:high]}
+        missing = [i for i in ids if i not in number]
+        if missing:
+            what = f"{self.graph.names[node]} has no {kind}{missing[0]}"
+            raise BadInput(what, "R", "give an R of this system")
+        return {number[i] for i in ids}
+
+    def _nodes(self) -> Iterable[int]:
+        return (int(v) for v in self.graph.of_type(NODE))
+
+
+def read_jobspec(jobspec: JobspecLike) -> Jobspec:
+    """A Jobspec from an object, a decoded mapping, or text. Raises BadInput."""
+    if isinstance(jobspec, Jobspec):
+        return jobspec
+    if isinstance(jobspec, str):
+        return _load(jobspec)
+    return parse_jobspec(jobspec)
+
+
+# Queues hold many copies of few jobspecs.
+_load = lru_cache(maxsize=1024)(load_jobspec)
+
+
+def _promising(request: Request, planner: Planner, at: float) -> bool:
+    """A quick no for the present, before anything is walked or counted."""
+    if at > planner.now:
+        return True
+    return all(planner.state[row, 0] >= need for row, need in request.needs)
+
+
+def _end(start: float, duration_s: float) -> float:
+    return start + duration_s if duration_s else math.inf

@@ -1,0 +1,285 @@
+"""Planner: who holds what of a graph, and when.
+
+The state of a graph at one moment is an int64 array ``state`` of shape (n_rows, n_vertices) in
+which more is always more available:
+
+    state[row of a leaf type, v]   free amount of that type in the subtree of v
+    state[IDLE, v]                 minus the number of claims at or below v: 0 is untouched
+    state[OWN, v]                  free amount of v itself
+
+A *claim* on a vertex changes a few entries: its own, and one in each row that counts it in each
+vertex above. All these are kept as one :class:`Delta` a job, so that starting and ending a job
+are each one indexed addition, whatever the size of the graph.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from flux_flex.errors import BadInput
+from flux_flex.model.graph import BoolArray, IntArray, ResourceGraph
+
+IDLE = 0
+OWN = 1
+FIRST_LEAF = 2
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Delta:
+    """What claims take from the state: flat indices, all different, and amounts."""
+
+    index: IntArray
+    amount: IntArray
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Span:
+    """What one job holds from ``start`` until ``end`` (seconds; inf for no limit).
+
+    ``vertices`` are those claimed, all different, with the ``amounts`` taken of each.
+    """
+
+    jobid: int
+    start: float
+    end: float
+    vertices: IntArray
+    amounts: IntArray
+    delta: Delta
+
+
+# An event is (time, order, serial, span); ends sort before starts at one time, since a span
+# is half open and what ends at t is free at t. The serial keeps spans from being compared.
+_END, _START = 0, 1
+_Event = tuple[float, int, int, Span]
+
+
+class Planner:
+    """Spans on a graph through time, with the state at one moment, ``now``, at hand."""
+
+    def __init__(self, graph: ResourceGraph) -> None:
+        self.graph = graph
+        self.now = 0.0
+        self.leaf_row = {kind: FIRST_LEAF + i for i, kind in enumerate(graph.leaf_types())}
+        self.state = self._empty()
+        # By type code: the row that counts a claim of this type above it, or -1.
+        self._row_of_code = np.array([self.leaf_row.get(kind, -1) for kind in graph.types])
+        self._spans: dict[int, Span] = {}
+        self._events: list[_Event] = []
+        self._serial = 0
+        self.version = 0  # counts changes: answers kept for a version stay true within it
+
+    def fork(self) -> Planner:
+        """A planner that starts from this one's state and then goes its own way."""
+        twin = Planner.__new__(Planner)
+        twin.graph, twin.now, twin.leaf_row = self.graph, self.now, self.leaf_row
+        twin.state = self.state.copy()
+        twin._row_of_code = self._row_of_code
+        twin._spans = dict(self._spans)
+        twin._events = list(self._events)
+        twin._serial, twin.version = self._serial, self.version
+        return twin
+
+    @property
+    def spans(self) -> dict[int, Span]:
+        """Spans by job id: those that hold something now or will."""
+        return self._spans
+
+    def _empty(self) -> IntArray:
+        graph, n = self.graph, len(self.graph)
+        state = np.zeros((FIRST_LEAF + len(self.leaf_row), n), dtype=np.int64)
+        state[OWN] = graph.size
+        for kind, row in self.leaf_row.items():
+            own = np.where(graph.type_of == graph.types.index(kind), graph.size, 0)
+            before = np.concatenate(([0], np.cumsum(own)))
+            state[row] = before[graph.end] - before[:n]
+        return state
+
+    # -- changes -----------------------------------------------------------------------------
+
+    def add(
+        self, jobid: int, start: float, end: float, vertices: IntArray, amounts: IntArray
+    ) -> None:
+        """Hold ``amounts`` of ``vertices`` (all different) for a job in [start, end)."""
+        span = Span(jobid, start, end, vertices, amounts, self._delta(vertices, amounts))
+        self._spans[jobid] = span
+        self._serial += 1
+        if start <= self.now:
+            self._take(span.delta)
+        else:
+            insort(self._events, (start, _START, self._serial, span), key=_when)
+        if end < math.inf:
+            insort(self._events, (end, _END, self._serial, span), key=_when)
+        self.version += 1
+
+    def remove(self, jobid: int) -> None:
+        """Give back what a job holds. Raises BadInput where it holds nothing."""
+        span = self._spans.pop(jobid, None)
+        if span is None:
+            raise BadInput(f"job {jobid} holds nothing", "", "cancel a job once")
+        if span.start <= self.now:
+            self._give(span.delta)
+        else:
+            self._drop_event((span.start, _START), span)
+        if span.end < math.inf:
+            self._drop_event((span.end, _END), span)
+        self.version += 1
+
+    def advance(self, now: float) -> None:
+        """Move the present forward: what ends by then is given back, what starts is taken."""
+        if now < self.now:
+            raise BadInput(
+                f"time runs backwards, from {self.now} to {now}", "at", "ask in order of time"
+            )
+        due = bisect_right(self._events, (now, _START), key=_when)
+        for _, kind, _, span in self._events[:due]:
+            self._apply(kind, span)
+            if kind == _END:
+                del self._spans[span.jobid]
+        if due:
+            del self._events[:due]
+            self.version += 1
+        self.now = now
+
+    def _drop_event(self, when: tuple[float, int], span: Span) -> None:
+        i = bisect_left(self._events, when, key=_when)
+        while self._events[i][3] is not span:
+            i += 1
+        del self._events[i]
+
+    def _apply(self, kind: int, span: Span) -> None:
+        if kind == _END:
+            self._give(span.delta)
+        else:
+            self._take(span.delta)
+
+    def _take(self, delta: Delta) -> None:
+        self.state.reshape(-1)[delta.index] -= delta.amount
+
+    def _give(self, delta: Delta) -> None:
+        self.state.reshape(-1)[delta.index] += delta.amount
+
+    def _delta(self, vertices: IntArray, amounts: IntArray) -> Delta:
+        """All entries that claims change, each once, with the sums that it changes by."""
+        graph, n = self.graph, len(self.graph)
+        index = [OWN * n + vertices]
+        change = [amounts]
+        row = self._row_of_code[graph.type_of[vertices]]
+        above, taken = vertices, amounts
+        while above.size:
+            counted = row >= 0
+            index += [IDLE * n + above, row[counted] * n + above[counted]]
+            change += [np.ones_like(above), taken[counted]]
+            above = graph.parent[above]
+            inside = above >= 0
+            above, row, taken = above[inside], row[inside], taken[inside]
+        entries, inverse = np.unique(np.concatenate(index), return_inverse=True)
+        sums = np.bincount(inverse, weights=np.concatenate(change)).astype(np.int64)
+        return Delta(entries, sums)
+
+    def take_from(self, state: IntArray, vertices: IntArray, amounts: IntArray) -> None:
+        """Take claims from a copy of the state, for a trial."""
+        delta = self._delta(vertices, amounts)
+        state.reshape(-1)[delta.index] -= delta.amount
+
+    # -- questions ---------------------------------------------------------------------------
+
+    @contextmanager
+    def during(self, start: float, end: float) -> Iterator[IntArray]:
+        """The state of what stays available all through [start, end); only to be read."""
+        with self._moved_to(start), self._without_later(start, end):
+            yield self.state
+
+    def state_of(self, vertices: IntArray) -> IntArray:
+        """The free amounts of vertices themselves, in the state as it stands."""
+        return self.state[OWN, vertices]
+
+    def idle(self, vertices: IntArray) -> BoolArray:
+        """Of which vertices nothing is held, at or below them, in the state as it stands."""
+        untouched: BoolArray = self.state[IDLE, vertices] == 0
+        return untouched
+
+    def sweep(
+        self, start: float, duration_s: float, promising: Callable[[IntArray], bool]
+    ) -> Iterator[tuple[float, IntArray]]:
+        """The times from ``start`` on at which a request may newly fit, with their state.
+
+        Yields ``(time, state of what stays free for duration_s)`` for ``start`` itself and each
+        later time at which something is given back, leaving out times at which the cheap test
+        ``promising`` fails. The state is walked in place: close the generator when done.
+        """
+        cursor = bisect_right(self._events, (start, _START), key=_when)
+        events, passed, time = self._events, 0, start
+        try:
+            while True:
+                for _, kind, _, span in events[passed:cursor]:
+                    self._apply(kind, span)
+                passed = cursor
+                if promising(self.state):
+                    with self._without_later(time, time + duration_s):
+                        yield time, self.state
+                while cursor < len(events) and events[cursor][1] == _START:
+                    cursor += 1
+                if cursor == len(events):
+                    return
+                time = events[cursor][0]
+                cursor = bisect_right(events, (time, _START), key=_when)
+        finally:
+            for _, kind, _, span in events[:passed]:
+                self._apply(_END if kind == _START else _START, span)
+
+    @contextmanager
+    def _moved_to(self, start: float) -> Iterator[None]:
+        """Walk the state to ``start`` in place, and back again: integers lose nothing."""
+        due = bisect_right(self._events, (start, _START), key=_when)
+        passed = self._events[:due]
+        for _, kind, _, span in passed:
+            self._apply(kind, span)
+        try:
+            yield
+        finally:
+            for _, kind, _, span in passed:
+                self._apply(_END if kind == _START else _START, span)
+
+    @contextmanager
+    def _without_later(self, start: float, end: float) -> Iterator[None]:
+        """Take away what spans that begin within (start, end) will hold at their peak."""
+        first = bisect_right(self._events, (start, _START), key=_when)
+        last = bisect_left(self._events, (end, _END), key=_when)
+        window = self._events[first:last]
+        if all(event[1] == _END for event in window):
+            yield
+            return
+        vertices, peak = _peak(window)
+        # An end within the window gave nothing back yet in the state, so a peak at or below
+        # zero means that later spans only take what was given up before.
+        delta = self._delta(vertices[peak > 0], peak[peak > 0])
+        self._take(delta)
+        try:
+            yield
+        finally:
+            self._give(delta)
+
+
+def _when(event: tuple[float, int] | _Event) -> tuple[float, int]:
+    return event[0], event[1]
+
+
+def _peak(window: list[_Event]) -> tuple[IntArray, IntArray]:
+    """For each vertex that events touch, the most it holds beyond what it held at first."""
+    vertices = np.unique(np.concatenate([span.vertices for _, _, _, span in window]))
+    held = np.zeros(len(vertices), dtype=np.int64)
+    peak = held.copy()
+    for _, kind, _, span in window:
+        place = np.searchsorted(vertices, span.vertices)
+        if kind == _START:
+            held[place] += span.amounts
+            np.maximum(peak, held, out=peak)
+        else:
+            held[place] -= span.amounts
+    return vertices, peak

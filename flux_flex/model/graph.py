@@ -1,0 +1,220 @@
+"""ResourceGraph: a containment tree as arrays in depth-first order.
+
+Vertices are numbered so that everything below vertex ``v`` is the interval ``v + 1 .. end[v]``.
+Sums over a subtree are then differences of prefix sums, and a set of vertices is an index array.
+The graph itself never changes: who holds what, and when, is the planner's.
+
+    >>> graph = uniform_graph(2, cores=4)
+    >>> graph.path(2), graph.end[1] - 1
+    ('/cluster0/node0/core0', 5)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from flux_flex.errors import BadInput
+from flux_flex.model.rv1 import RankResources, ResourceSet
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+NODE = "node"
+
+
+@dataclass(frozen=True, slots=True)
+class Vertex:
+    """One vertex as it is added to a graph.
+
+    ``size`` is the pool's amount in ``unit`` (1 for a core); ``local_id`` is the number that
+    policies order by; ``rank`` is the broker rank, -1 where none serves the vertex.
+    """
+
+    type: str
+    name: str
+    local_id: int = 0
+    size: int = 1
+    rank: int = -1
+    unit: str = ""
+    properties: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ResourceGraph:
+    """Arrays over ``n`` vertices; index 0 is the root.
+
+    ``parent[v]`` (-1 for the root), ``end[v]`` (one past the subtree), ``type_of[v]`` (index
+    into ``types``), ``size[v]``, ``local_id[v]`` and ``rank[v]`` are int64 of shape (n,).
+    """
+
+    types: tuple[str, ...]
+    type_of: IntArray
+    parent: IntArray
+    end: IntArray
+    size: IntArray
+    local_id: IntArray
+    rank: IntArray
+    names: tuple[str, ...]
+    units: Mapping[int, str]
+    properties: Mapping[int, frozenset[str]]
+    _of_type: dict[str, IntArray] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def of_type(self, kind: str) -> IntArray:
+        """All vertices of a type, in depth-first order; empty for an unknown type."""
+        found = self._of_type.get(kind)
+        if found is None:
+            code = self.types.index(kind) if kind in self.types else -1
+            found = np.flatnonzero(self.type_of == code)
+            self._of_type[kind] = found
+        return found
+
+    def type_name(self, vertex: int) -> str:
+        return self.types[self.type_of[vertex]]
+
+    def path(self, vertex: int) -> str:
+        """The containment path, such as ``/cluster0/rack0/node1``."""
+        names = []
+        while vertex >= 0:
+            names.append(self.names[vertex])
+            vertex = int(self.parent[vertex])
+        return "/" + "/".join(reversed(names))
+
+    def children(self, vertex: int) -> list[int]:
+        """Direct children in order."""
+        found, child, last = [], vertex + 1, int(self.end[vertex])
+        while child < last:
+            found.append(child)
+            child = int(self.end[child])
+        return found
+
+    def leaf_types(self) -> tuple[str, ...]:
+        """Types whose vertices have nothing below them anywhere: what jobs consume."""
+        inner = np.unique(self.type_of[self.end > np.arange(len(self)) + 1])
+        return tuple(name for code, name in enumerate(self.types) if code not in inner)
+
+    def ancestor_of_type(self, vertex: int, kind: str) -> int:
+        """The nearest vertex of a type at or above ``vertex``, or -1."""
+        while vertex >= 0 and self.type_name(vertex) != kind:
+            vertex = int(self.parent[vertex])
+        return vertex
+
+    def total(self, kind: str) -> int:
+        """The amount of a type in the whole graph."""
+        return int(self.size[self.of_type(kind)].sum())
+
+
+class GraphBuilder:
+    """Collects vertices under their parents, then lays them out depth first.
+
+    Vertices may be added in any order after their parent. ``add`` returns a handle that is
+    only good for this builder; :meth:`build` numbers vertices anew.
+    """
+
+    def __init__(self) -> None:
+        self._vertices: list[Vertex] = []
+        self._children: list[list[int]] = []
+
+    def add(self, vertex: Vertex, parent: int | None = None) -> int:
+        """Add a vertex below ``parent``; the first, without one, is the root."""
+        if (parent is None) != (not self._vertices):
+            raise BadInput("a graph has exactly one root", vertex.name, "add below a parent")
+        number = len(self._vertices)
+        self._vertices.append(vertex)
+        self._children.append([])
+        if parent is not None:
+            self._children[parent].append(number)
+        return number
+
+    def build(self) -> ResourceGraph:
+        if not self._vertices:
+            raise BadInput("a graph without vertices", "", "describe at least one node")
+        return lay_out(self._vertices, self._children, root=0)
+
+
+def lay_out(
+    vertices: Sequence[Vertex], children: Sequence[Sequence[int]], root: int
+) -> ResourceGraph:
+    """Number the tree below ``root`` depth first. ``children[i]`` lists positions, in order."""
+    order, parent, end = _depth_first(children, root, len(vertices))
+    placed = [vertices[i] for i in order]
+    types = tuple(dict.fromkeys(vertex.type for vertex in placed))
+    code = {name: number for number, name in enumerate(types)}
+    return ResourceGraph(
+        types=types,
+        type_of=np.array([code[vertex.type] for vertex in placed], dtype=np.int64),
+        parent=np.array(parent, dtype=np.int64),
+        end=np.array(end, dtype=np.int64),
+        size=np.array([vertex.size for vertex in placed], dtype=np.int64),
+        local_id=np.array([vertex.local_id for vertex in placed], dtype=np.int64),
+        rank=np.array([vertex.rank for vertex in placed], dtype=np.int64),
+        names=tuple(vertex.name for vertex in placed),
+        units={i: vertex.unit for i, vertex in enumerate(placed) if vertex.unit},
+        properties={i: v.properties for i, v in enumerate(placed) if v.properties},
+    )
+
+
+def _depth_first(
+    children: Sequence[Sequence[int]], root: int, n: int
+) -> tuple[list[int], list[int], list[int]]:
+    """Order, parent and end by a stack of our own: a chain of 100,000 vertices is legal."""
+    order: list[int] = []
+    parent: list[int] = []
+    end = [0] * n
+    stack = [(root, -1)]
+    while stack:
+        vertex, above = stack.pop()
+        if vertex < 0:  # a mark left below the children: the subtree of ~vertex ends here
+            end[~vertex] = len(order)
+            continue
+        number = len(order)
+        order.append(vertex)
+        parent.append(above)
+        stack.append((~number, -1))
+        stack += [(child, number) for child in reversed(children[vertex])]
+    return order, parent, end[: len(order)]
+
+
+def graph_from_r(resources: ResourceSet, *, cluster: str = "cluster0") -> ResourceGraph:
+    """The graph of an R (RFC 20): a cluster of nodes, each with its cores and gpus.
+
+    A node vertex is named after its host and numbered by its rank, as fluxion's own reader does.
+    """
+    builder = GraphBuilder()
+    root = builder.add(Vertex("cluster", cluster))
+    for item in resources.ranks:
+        _add_node(builder, root, item)
+    return builder.build()
+
+
+def _add_node(builder: GraphBuilder, root: int, item: RankResources) -> None:
+    rank = item.rank
+    node = Vertex(NODE, item.host, rank, rank=rank, properties=frozenset(item.properties))
+    number = builder.add(node, root)
+    for kind, ids in (("core", item.cores), ("gpu", item.gpus)):
+        for i in ids:
+            builder.add(Vertex(kind, f"{kind}{i}", i, rank=rank), number)
+
+
+def uniform_graph(
+    nodes: int,
+    cores: int,
+    gpus: int = 0,
+    *,
+    prefix: str = "node",
+    properties: Iterable[str] = (),
+) -> ResourceGraph:
+    """A cluster of equal nodes ``prefix0 .. prefix<nodes-1>``, for capacity that can be rented."""
+    held = tuple(properties)
+    ids = tuple(range(cores)), tuple(range(gpus))
+    return graph_from_r(
+        ResourceSet(
+            tuple(RankResources(i, f"{prefix}{i}", ids[0], ids[1], held) for i in range(nodes))
+        )
+    )

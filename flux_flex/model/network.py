@@ -1,0 +1,304 @@
+"""Where hosts sit on the network: a tree of EC2 network nodes, and how far apart hosts are on it.
+
+EC2 tells for each instance the network nodes above it, top first (``NetworkNodes`` of
+DescribeInstanceTopology,
+https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstanceTopology.html).
+Above the top network node stands the zone, and above all zones one nameless root, so any two
+hosts are joined somewhere::
+
+    tree = NetworkTree.from_places(places)
+    tree.hops("compute0", "compute7")        # 2 under one leaf, 4 one layer up, ...
+    tree.span(["compute0", "compute7"])      # Span(layers=(1, 1, 2), diameter=4, mean_hops=4.0)
+
+Hops are the edges of the path between two hosts, so they are a metric. A host of which only the
+zone is known (EC2 gives no network nodes for some instance types) must not look close to
+anything: it hangs from its zone by an edge as long as the tree's deepest branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flux_flex.errors import BadInput
+
+# EC2 gives three or four layers today. The bound keeps the (n_hosts, n_layers) array small
+# whatever a recorded answer claims.
+MAX_LAYERS = 32
+
+_ABSENT = -1
+_ROOT = 0
+
+Kind = Literal["zone", "network node", "host"]
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPlace:
+    """One host and the network nodes above it.
+
+    host            name that Flux knows the host by
+    network_nodes   ids of the network nodes, top first; empty when only the zone is known
+    instance_id     EC2 instance id
+    instance_type   EC2 instance type
+    zone            availability zone
+    """
+
+    host: str
+    network_nodes: tuple[str, ...]
+    instance_id: str
+    instance_type: str
+    zone: str
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """How much of the network a set of hosts takes up.
+
+    layers      distinct network nodes above the hosts in each layer, top first
+    diameter    hops between the two hosts furthest apart; 0 for fewer than two hosts
+    mean_hops   hops averaged over all pairs of different hosts; 0.0 for fewer than two hosts
+    """
+
+    layers: tuple[int, ...]
+    diameter: int
+    mean_hops: float
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One line of a drawing: ``depth`` is 0 for a zone, ``hosts`` counts the hosts at or below."""
+
+    name: str
+    kind: Kind
+    depth: int
+    hosts: int
+
+
+class NetworkTree:
+    """Root, zones, network nodes and hosts; made by :meth:`from_places`, never changed after.
+
+    Iterating yields a :class:`Branch` for each zone, network node and host in depth-first order,
+    siblings in the order in which the places first named them.
+    """
+
+    __slots__ = ("_above", "_depth", "_host_ids", "_last_edge", "_names", "_parents", "_vertex")
+
+    def __init__(
+        self, hosts: tuple[str, ...], names: tuple[str, ...], parents: Ids, above: Ids
+    ) -> None:
+        """``above[host, layer]``: vertex ids, layer 0 the zone, absent ones -1 at the end."""
+        self._host_ids = {host: index for index, host in enumerate(hosts)}
+        self._names = names
+        self._parents = parents
+        self._vertex = {name: index for index, name in enumerate(names) if index != _ROOT}
+        self._above = above
+        self._depth: Ids = (above != _ABSENT).sum(axis=1, dtype=np.int64)
+        # Length in hops of the edge from each host to the lowest vertex known above it.
+        n_layers = max(above.shape[1] - 1, 0)
+        self._last_edge: Ids = np.where(self._depth > 1, 1, n_layers + 1).astype(np.int64)
+
+    @classmethod
+    def from_places(cls, places: Sequence[NetworkPlace]) -> NetworkTree:
+        """The tree that the places describe; depths may differ, zones may be several.
+
+        Raises BadInput when a host is placed twice, a name is empty, a name stands for two
+        things (host, network node, zone), a network node has two different parents, or a host
+        has more than 32 network nodes above it. ``where`` reads ``places[3].network_nodes``.
+        """
+        names: list[str] = [""]
+        parents: list[int] = [_ROOT]
+        seen: dict[str, int] = {}
+        zones = dict.fromkeys(place.zone for place in places)
+        chains: list[list[int]] = []
+        for index, place in enumerate(places):
+            where = f"places[{index}]"
+            _refuse_bad_names(place, zones, where)
+            chain: list[int] = []
+            parent = _ROOT
+            for name in (place.zone, *place.network_nodes):
+                vertex = seen.get(name)
+                if vertex is None:
+                    vertex = seen[name] = len(names)
+                    names.append(name)
+                    parents.append(parent)
+                elif parents[vertex] != parent:
+                    raise _two_parents(name, names[parents[vertex]], names[parent], where)
+                chain.append(vertex)
+                parent = vertex
+            chains.append(chain)
+        hosts = _distinct_hosts(places, seen)
+        width = max((len(chain) for chain in chains), default=1)
+        above = np.full((len(hosts), width), _ABSENT, dtype=np.int64)
+        for row, chain in enumerate(chains):
+            above[row, : len(chain)] = chain
+        return cls(hosts, tuple(names), np.asarray(parents, dtype=np.int64), above)
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The hosts, in the order of the places."""
+        return tuple(self._host_ids)
+
+    @property
+    def zones(self) -> tuple[str, ...]:
+        """The zones, in the order in which the places first name them."""
+        return self._names_in_column(0)
+
+    @property
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """The network nodes of each layer, top layer first, as first named by the places."""
+        return tuple(self._names_in_column(layer) for layer in range(1, self._above.shape[1]))
+
+    def parent_of(self, name: str) -> str | None:
+        """What ``name`` hangs from: network node or zone; None for a zone.
+
+        Raises BadInput when the tree has no host, network node or zone of that name.
+        """
+        row = self._host_ids.get(name)
+        if row is not None:
+            return self._names[int(self._above[row, self._depth[row] - 1])]
+        vertex = self._vertex.get(name)
+        if vertex is None:
+            raise BadInput(
+                f"no host, network node or zone is called {name!r}",
+                remedy=self._known_hosts(),
+            )
+        parent = int(self._parents[vertex])
+        return None if parent == _ROOT else self._names[parent]
+
+    def hops(self, host_a: str, host_b: str) -> int:
+        """Edges between two hosts: 0 for one host, 2 under one leaf, 2 more each layer up.
+
+        Raises BadInput when a host is not in the tree.
+        """
+        row_a, row_b = self._rows((host_a,)), self._rows((host_b,))
+        return int(self._hops_from(int(row_a[0]), row_b)[0])
+
+    def span(self, hosts: Iterable[str]) -> Span:
+        """How far a set of hosts is spread; a host named twice counts once.
+
+        Takes time in proportion to hosts times layers: each edge is crossed by the pairs with
+        one host on either side of it, so pairs are counted and not listed.
+        Raises BadInput when a host is not in the tree.
+        """
+        rows = np.unique(self._rows(hosts))
+        n_hosts = len(rows)
+        above = self._above[rows]
+        n_vertices = len(self._names)
+        used = [np.bincount(column[column != _ABSENT], minlength=n_vertices) for column in above.T]
+        layers = tuple(int(np.count_nonzero(count)) for count in used[1:])
+        if n_hosts < 2:
+            return Span(layers, 0, 0.0)
+        crossings = sum(int((count * (n_hosts - count)).sum()) for count in used)
+        crossings += int(self._last_edge[rows].sum()) * (n_hosts - 1)
+        # On a tree the host furthest from any host is one end of a longest path.
+        end = int(rows[np.argmax(self._hops_from(int(rows[0]), rows))])
+        diameter = int(self._hops_from(end, rows).max())
+        return Span(layers, diameter, crossings / (n_hosts * (n_hosts - 1) / 2))
+
+    def __iter__(self) -> Iterator[Branch]:
+        below: list[list[int]] = [[] for _ in self._names]
+        for vertex in range(1, len(self._names)):
+            below[int(self._parents[vertex])].append(vertex)
+        hosts_at: list[list[str]] = [[] for _ in self._names]
+        for host, row in self._host_ids.items():
+            hosts_at[int(self._above[row, self._depth[row] - 1])].append(host)
+        present = self._above[self._above != _ABSENT]
+        n_below = np.bincount(present, minlength=len(self._names))
+
+        pending = [(vertex, 0) for vertex in reversed(below[_ROOT])]
+        while pending:
+            vertex, depth = pending.pop()
+            kind: Kind = "zone" if depth == 0 else "network node"
+            yield Branch(self._names[vertex], kind, depth, int(n_below[vertex]))
+            for host in hosts_at[vertex]:
+                yield Branch(host, "host", depth + 1, 1)
+            pending.extend((child, depth + 1) for child in reversed(below[vertex]))
+
+    def _names_in_column(self, column: int) -> tuple[str, ...]:
+        vertices = np.unique(self._above[:, column])
+        return tuple(self._names[vertex] for vertex in vertices if vertex != _ABSENT)
+
+    def _rows(self, hosts: Iterable[str]) -> Ids:
+        rows = []
+        for host in hosts:
+            row = self._host_ids.get(host)
+            if row is None:
+                raise BadInput(
+                    f"host {host!r} has no place on the network", remedy=self._known_hosts()
+                )
+            rows.append(row)
+        return np.asarray(rows, dtype=np.int64)
+
+    def _hops_from(self, row: int, others: Ids) -> Ids:
+        """Hops from one host to each of ``others``, shape ``(len(others),)``."""
+        same = (self._above[others] == self._above[row]) & (self._above[row] != _ABSENT)
+        shared = np.cumprod(same, axis=1, dtype=np.int64).sum(axis=1)
+        up = self._depth[row] - shared + self._last_edge[row]
+        down = self._depth[others] - shared + self._last_edge[others]
+        hops: Ids = np.where(others == row, 0, up + down)
+        return hops
+
+    def _known_hosts(self) -> str:
+        known = list(self._host_ids)
+        if not known:
+            return "the tree has no hosts"
+        shown = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
+        return f"known hosts ({len(known)}): {shown}"
+
+
+def _refuse_bad_names(place: NetworkPlace, zones: dict[str, None], where: str) -> None:
+    if not place.host:
+        raise BadInput("the host name is empty", f"{where}.host", "give each place its host")
+    if not place.zone:
+        raise BadInput(
+            f"host {place.host!r} has no zone", f"{where}.zone", "give each place its zone"
+        )
+    at_nodes = f"{where}.network_nodes"
+    if len(place.network_nodes) > MAX_LAYERS:
+        raise BadInput(
+            f"{len(place.network_nodes)} network nodes above host {place.host!r}",
+            at_nodes,
+            f"EC2 gives a handful; at most {MAX_LAYERS} are accepted",
+        )
+    for name in place.network_nodes:
+        if not name:
+            raise BadInput("the name of a network node is empty", at_nodes, "leave it out")
+        if name in zones:
+            raise BadInput(
+                f"{name!r} is both a zone and a network node",
+                at_nodes,
+                "network nodes are ids like nn-0123456789abcdef0",
+            )
+
+
+def _distinct_hosts(places: Sequence[NetworkPlace], vertices: dict[str, int]) -> tuple[str, ...]:
+    first: dict[str, int] = {}
+    for index, place in enumerate(places):
+        where = f"places[{index}].host"
+        if place.host in first:
+            raise BadInput(
+                f"host {place.host!r} is also places[{first[place.host]}]",
+                where,
+                "place each host once",
+            )
+        if place.host in vertices:
+            raise BadInput(
+                f"{place.host!r} is both a host and a network node or zone",
+                where,
+                "give hosts names of their own",
+            )
+        first[place.host] = index
+    return tuple(first)
+
+
+def _two_parents(name: str, first: str, second: str, where: str) -> BadInput:
+    return BadInput(
+        f"network node {name!r} is below {second!r} here and below {first!r} elsewhere",
+        f"{where}.network_nodes",
+        "a network node has one parent; ask EC2 again for all instances at once",
+    )

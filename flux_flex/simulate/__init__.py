@@ -1,0 +1,1 @@
+"""A scenario in, a timeline out: the same burst decision under a virtual clock."""

@@ -1,0 +1,198 @@
+"""The network tree: hops are a metric, span says what all pairs say, bad trees are refused."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flux_flex.errors import BadInput
+from flux_flex.model.network import MAX_LAYERS, NetworkPlace, NetworkTree, Span
+
+
+def place(host: str, *network_nodes: str, zone: str = "z1") -> NetworkPlace:
+    return NetworkPlace(host, network_nodes, f"i-{host}", "hpc7a.12xlarge", zone)
+
+
+def tree(*places: NetworkPlace) -> NetworkTree:
+    return NetworkTree.from_places(places)
+
+
+THREE_LAYERS = (
+    place("a", "top", "left", "leaf1"),
+    place("b", "top", "left", "leaf1"),
+    place("c", "top", "left", "leaf2"),
+    place("d", "top", "right", "leaf3"),
+    place("e", "other", "far", "leaf4"),
+    place("f", "abroad", "away", "leaf5", zone="z2"),
+)
+
+
+@pytest.mark.parametrize(
+    ("other", "hops"), [("a", 0), ("b", 2), ("c", 4), ("d", 6), ("e", 8), ("f", 10)]
+)
+def test_hops_grow_by_two_with_each_layer_up(other: str, hops: int) -> None:
+    assert tree(*THREE_LAYERS).hops("a", other) == hops
+
+
+def test_hosts_under_leaves_of_differing_depth_are_as_far_as_their_path_is_long() -> None:
+    mixed = tree(place("deep", "n1", "n2", "n3"), place("flat", "n1"), place("flat2", "n1"))
+    assert mixed.hops("deep", "flat") == 4  # deep-n3-n2-n1-flat
+    assert mixed.hops("flat", "flat2") == 2
+
+
+def test_host_without_network_nodes_is_never_closer_than_the_top_of_its_zone() -> None:
+    blind = tree(
+        place("a", "n1", "n2"), place("b", "m1", "m2"), place("dark"), place("darker"),
+        place("far", "k1", "k2", zone="z2"),
+    )  # fmt: skip
+    assert blind.hops("dark", "a") == blind.hops("a", "b") == 6
+    assert blind.hops("dark", "darker") == 6
+    assert blind.hops("dark", "far") == blind.hops("a", "far") == 8
+    assert blind.span(["dark", "darker"]).layers == (0, 0)
+
+
+def test_span_counts_network_nodes_top_first() -> None:
+    spread = tree(*THREE_LAYERS)
+    assert spread.span(["a", "b", "c", "d"]) == Span((1, 2, 3), 6, (2 + 4 + 6 + 4 + 6 + 6) / 6)
+    assert spread.span(["a", "f"]) == Span((2, 2, 2), 10, 10.0)
+
+
+@pytest.mark.parametrize("hosts", [[], ["a"], ["a", "a"]])
+def test_fewer_than_two_hosts_span_no_hops(hosts: list[str]) -> None:
+    span = tree(*THREE_LAYERS).span(hosts)
+    assert (span.diameter, span.mean_hops) == (0, 0.0)
+    assert span.layers == ((1, 1, 1) if hosts else (0, 0, 0))
+
+
+@st.composite
+def random_trees(draw: st.DrawFn) -> NetworkTree:
+    places = []
+    for index in range(draw(st.integers(2, 12))):
+        zone = draw(st.sampled_from(["z1", "z2"]))
+        branch = draw(st.lists(st.integers(0, 2), max_size=4))
+        # A node is named by its whole path, so it has one parent whatever is drawn.
+        path = [f"{zone}/" + ".".join(map(str, branch[: n + 1])) for n in range(len(branch))]
+        places.append(place(f"h{index}", *path, zone=zone))
+    return NetworkTree.from_places(places)
+
+
+@given(random_trees())
+def test_hops_are_a_metric(drawn: NetworkTree) -> None:
+    hops = {(a, b): drawn.hops(a, b) for a, b in itertools.product(drawn.hosts, repeat=2)}
+    for a, b, c in itertools.product(drawn.hosts, repeat=3):
+        assert hops[a, b] == hops[b, a]
+        assert (hops[a, b] == 0) == (a == b)
+        assert hops[a, c] <= hops[a, b] + hops[b, c]
+
+
+@given(random_trees(), st.data())
+def test_span_agrees_with_all_pairs(drawn: NetworkTree, data: st.DataObject) -> None:
+    hosts = data.draw(st.lists(st.sampled_from(drawn.hosts), min_size=2, unique=True))
+    pairs = [drawn.hops(a, b) for a, b in itertools.combinations(hosts, 2)]
+    span = drawn.span(hosts)
+    assert span.diameter == max(pairs)
+    assert span.mean_hops == pytest.approx(sum(pairs) / len(pairs))
+
+
+def test_span_of_many_hosts_does_not_list_pairs() -> None:
+    n_hosts = 20_000
+    big = NetworkTree.from_places(
+        [place(f"h{i}", "n", f"n{i // 1000}", f"n{i // 1000}.{i // 20}") for i in range(n_hosts)]
+    )
+    start = time.perf_counter()
+    span = big.span(big.hosts)
+    # All pairs would be 2e8 calls of hops(), minutes at least.
+    assert time.perf_counter() - start < 2
+    assert span.layers == (1, 20, 1000)
+    assert span.diameter == 6
+
+
+def test_parents_lead_from_host_to_zone() -> None:
+    walked = tree(*THREE_LAYERS)
+    assert walked.parent_of("c") == "leaf2"
+    assert walked.parent_of("leaf2") == "left"
+    assert walked.parent_of("top") == "z1"
+    assert walked.parent_of("z1") is None
+
+
+def test_names_keep_the_order_of_the_places() -> None:
+    ordered = tree(*THREE_LAYERS)
+    assert ordered.hosts == ("a", "b", "c", "d", "e", "f")
+    assert ordered.zones == ("z1", "z2")
+    assert ordered.layers == (
+        ("top", "other", "abroad"),
+        ("left", "right", "far", "away"),
+        ("leaf1", "leaf2", "leaf3", "leaf4", "leaf5"),
+    )
+
+
+def test_iteration_goes_depth_first_and_counts_hosts_below() -> None:
+    lines = list(tree(place("a", "n1", "n2"), place("b", "m1"), place("c", "n1", "n2")))
+    assert [(line.depth, line.name, line.kind, line.hosts) for line in lines] == [
+        (0, "z1", "zone", 3),
+        (1, "n1", "network node", 2),
+        (2, "n2", "network node", 2),
+        (3, "a", "host", 1),
+        (3, "c", "host", 1),
+        (1, "m1", "network node", 1),
+        (2, "b", "host", 1),
+    ]
+
+
+def test_tree_of_no_hosts_is_empty() -> None:
+    empty = tree()
+    assert (empty.hosts, empty.zones, empty.layers, list(empty)) == ((), (), (), [])
+    assert empty.span([]) == Span((), 0, 0.0)
+    with pytest.raises(BadInput, match="the tree has no hosts"):
+        empty.hops("a", "a")
+
+
+@pytest.mark.parametrize(
+    ("places", "what", "where"),
+    [
+        ((place("a", "n1", "x"), place("b", "n2", "x")), "is below", "places[1].network_nodes"),
+        ((place("a", "x"), place("b", "x", zone="z2")), "is below", "places[1].network_nodes"),
+        ((place("a", "x", "y"), place("b", "y", "x")), "is below", "places[1].network_nodes"),
+        ((place("a", "x", "x"),), "is below", "places[0].network_nodes"),
+        ((place("a", "x"), place("a", "x")), "is also places[0]", "places[1].host"),
+        ((place("x", "x"),), "both a host and", "places[0].host"),
+        ((place("z1", "x"),), "both a host and", "places[0].host"),
+        (
+            (place("a", "z2"), place("b", "x", zone="z2")),
+            "both a zone and",
+            "places[0].network_nodes",
+        ),
+        ((place("", "x"),), "host name is empty", "places[0].host"),
+        ((place("a", "x", zone=""),), "has no zone", "places[0].zone"),
+        ((place("a", "x", ""),), "is empty", "places[0].network_nodes"),
+        (
+            (place("a", *(f"n{i}" for i in range(MAX_LAYERS + 1))),),
+            "33 network nodes",
+            "places[0].network_nodes",
+        ),
+    ],
+)
+def test_places_that_are_no_tree_are_refused(
+    places: tuple[NetworkPlace, ...], what: str, where: str
+) -> None:
+    with pytest.raises(BadInput) as refused:
+        NetworkTree.from_places(places)
+    assert what in refused.value.what
+    assert refused.value.where == where
+    assert refused.value.remedy
+
+
+def test_unknown_host_is_refused_with_some_known_ones() -> None:
+    known = tree(*THREE_LAYERS)
+    for ask in (lambda: known.hops("a", "nope"), lambda: known.span(["nope"])):
+        with pytest.raises(BadInput, match="'nope' has no place") as refused:
+            ask()
+        assert refused.value.remedy == "known hosts (6): a, b, c, d, e, ..."
+    with pytest.raises(BadInput, match="is called 'nope'"):
+        known.parent_of("nope")
+    with pytest.raises(BadInput, match="is called ''"):
+        known.parent_of("")
