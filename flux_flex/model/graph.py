@@ -18,12 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from flux_flex.errors import BadInput
+from flux_flex.model.network import NetworkTree
 from flux_flex.model.rv1 import RankResources, ResourceSet
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 NODE = "node"
+
+# An R of a few bytes can stand for millions of cores; this is more than any system has of them.
+MAX_VERTICES = 8_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,22 +185,52 @@ def _depth_first(
     return order, parent, end[: len(order)]
 
 
-def graph_from_r(resources: ResourceSet, *, cluster: str = "cluster0") -> ResourceGraph:
+def graph_from_r(
+    resources: ResourceSet, *, network: NetworkTree | None = None, cluster: str = "cluster0"
+) -> ResourceGraph:
     """The graph of an R (RFC 20): a cluster of nodes, each with its cores and gpus.
 
     A node vertex is named after its host and numbered by its rank, as fluxion's own reader does.
+    With ``network``, its network nodes stand between the cluster and the nodes below them, one
+    type a layer (``nn1`` on top); hosts that it does not know stay directly below the cluster.
+
+    Raises BadInput for more than ``MAX_VERTICES`` vertices, and for two nodes of one name.
     """
+    total = sum(1 + len(item.cores) + len(item.gpus) for item in resources.ranks)
+    if total > MAX_VERTICES:
+        what = f"{total} cores, gpus and nodes"
+        raise BadInput(what, "execution.R_lite", f"describe at most {MAX_VERTICES}")
     builder = GraphBuilder()
     root = builder.add(Vertex("cluster", cluster))
+    placed = _add_network(builder, root, network) if network else {}
     for item in resources.ranks:
-        _add_node(builder, root, item)
+        _add_node(builder, placed.get(item.host, root), item)
     return builder.build()
 
 
-def _add_node(builder: GraphBuilder, root: int, item: RankResources) -> None:
+def _add_network(builder: GraphBuilder, root: int, network: NetworkTree) -> dict[str, int]:
+    """Add the network nodes; return the vertex that each host goes below."""
+    above = [root]  # above[d] is what a branch of depth d hangs from
+    numbers: dict[int, int] = {}
+    placed: dict[str, int] = {}
+    for branch in network:
+        if branch.kind == "host":
+            placed[branch.name] = above[branch.depth]
+            continue
+        del above[branch.depth + 1 :]
+        if branch.kind == "zone":
+            vertex = Vertex("zone", branch.name, numbers.get(0, 0))
+        else:
+            vertex = Vertex(f"nn{branch.depth}", branch.name, numbers.get(branch.depth, 0))
+        numbers[branch.depth] = vertex.local_id + 1
+        above.append(builder.add(vertex, above[branch.depth]))
+    return placed
+
+
+def _add_node(builder: GraphBuilder, above: int, item: RankResources) -> None:
     rank = item.rank
     node = Vertex(NODE, item.host, rank, rank=rank, properties=frozenset(item.properties))
-    number = builder.add(node, root)
+    number = builder.add(node, above)
     for kind, ids in (("core", item.cores), ("gpu", item.gpus)):
         for i in ids:
             builder.add(Vertex(kind, f"{kind}{i}", i, rank=rank), number)

@@ -91,6 +91,8 @@ class Resource:
 class Jobspec:
     """What a job asks for.
 
+    Two jobspecs are equal when they ask for the same resources for the same time, whatever they
+    run: queues hold many jobs of few shapes, and an answer for one is an answer for all.
     ``duration_s`` is 0 for a job without a limit (RFC 14). ``system`` and ``user`` are the
     decoded ``attributes.system`` and ``attributes.user`` mappings.
     """
@@ -98,11 +100,11 @@ class Jobspec:
     resources: tuple[Resource, ...]
     duration_s: float
     constraint: Constraint | None
-    name: str
-    command: tuple[str, ...]
-    system: Mapping[str, object]
-    user: Mapping[str, object]
-    raw: Mapping[str, object] = field(repr=False)
+    name: str = field(compare=False)
+    command: tuple[str, ...] = field(compare=False)
+    system: Mapping[str, object] = field(compare=False, repr=False)
+    user: Mapping[str, object] = field(compare=False, repr=False)
+    raw: Mapping[str, object] = field(compare=False, repr=False)
 
     @property
     def burstable(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import closing
 from functools import lru_cache
 
@@ -109,6 +109,11 @@ class EmbeddedMatcher:
                 choice.shown[above] = (1, False)
                 above = int(self.graph.parent[above])
         return Match(jobid, at, duration, False, choice.shown, self.graph)
+
+    @property
+    def holders(self) -> Collection[int]:
+        """The ids of the jobs that hold something now or have it reserved."""
+        return self._planner.spans.keys()
 
     # -- availability ----------------------------------------------------------------------------
 

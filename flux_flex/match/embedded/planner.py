@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -206,7 +206,7 @@ class Planner:
 
     def sweep(
         self, start: float, duration_s: float, promising: Callable[[IntArray], bool]
-    ) -> Iterator[tuple[float, IntArray]]:
+    ) -> Generator[tuple[float, IntArray]]:
         """The times from ``start`` on at which a request may newly fit, with their state.
 
         Yields ``(time, state of what stays free for duration_s)`` for ``start`` itself and each

@@ -1,0 +1,94 @@
+"""Instance: what flux-flex needs of a Flux instance, as a small interface.
+
+Small on purpose: it can be read in a minute, and whoever implements it in memory has a whole
+instance for tests. Times are seconds since the epoch, or on the clock of a simulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+
+class JobState(str, Enum):
+    """The states of RFC 21 that a job passes through, as `flux jobs` spells them."""
+
+    SCHED = "SCHED"
+    RUN = "RUN"
+    INACTIVE = "INACTIVE"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of an eventlog (RFC 18)."""
+
+    timestamp: float
+    name: str
+    context: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class JobInfo:
+    """A job as a listing shows it. Times that have not come yet are None."""
+
+    jobid: int
+    state: JobState
+    user: str
+    urgency: int
+    priority: int
+    t_submit: float
+    t_run: float | None = None
+    t_inactive: float | None = None
+    memo: Mapping[str, object] = field(default_factory=dict)
+
+
+class Instance(Protocol):
+    """What the rest of flux-flex asks of an instance. Unknown jobs and keys raise BadInput."""
+
+    def now(self) -> float:
+        """The time of this instance, in seconds."""
+        ...
+
+    def resources(self) -> Mapping[str, object]:
+        """R (RFC 20) of the whole instance."""
+        ...
+
+    def jobs(self, state: JobState | None = None) -> Sequence[JobInfo]:
+        """All jobs, or those in one state, in the order of submission."""
+        ...
+
+    def jobspec(self, jobid: int) -> Mapping[str, object]:
+        """The jobspec as submitted."""
+        ...
+
+    def allocation(self, jobid: int) -> Mapping[str, object]:
+        """R of a job that runs or ran."""
+        ...
+
+    def eventlog(self, jobid: int) -> Sequence[Event]:
+        """The job's primary eventlog (RFC 21)."""
+        ...
+
+    def memo(self, jobid: int, fields: Mapping[str, object]) -> None:
+        """Show ``fields`` with the job, as `flux job memo` does; None removes one."""
+        ...
+
+    def kvs_get(self, key: str) -> object:
+        """A value of the instance's key-value store."""
+        ...
+
+    def kvs_put(self, key: str, value: object) -> None:
+        """Set a key; None removes it with all below it."""
+        ...
+
+    def drain(self, rank: int, reason: str) -> None:
+        """Keep new jobs from a rank."""
+        ...
+
+    def undrain(self, rank: int) -> None: ...
+
+    def drained(self) -> Mapping[int, str]:
+        """Drained ranks with their reasons."""
+        ...

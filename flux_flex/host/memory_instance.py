@@ -1,0 +1,211 @@
+"""MemoryInstance: an Instance in memory, for simulations and tests.
+
+It keeps the books and decides nothing: whoever drives it says when a job starts and where.
+
+    >>> instance = MemoryInstance(R)
+    >>> jobid = instance.submit(jobspec, user="alice")
+    >>> instance.advance(10); instance.start(jobid, R); instance.advance(70)
+    >>> instance.finish(jobid)
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from flux_flex.errors import BadInput
+from flux_flex.host.instance import Event, JobInfo, JobState
+
+DEFAULT_URGENCY = 16
+
+
+@dataclass(slots=True)
+class _Job:
+    jobid: int
+    jobspec: Mapping[str, object]
+    user: str
+    urgency: int
+    t_submit: float
+    state: JobState = JobState.SCHED
+    t_run: float | None = None
+    t_inactive: float | None = None
+    allocation: Mapping[str, object] | None = None
+    memo: dict[str, object] = field(default_factory=dict)
+    eventlog: list[Event] = field(default_factory=list)
+
+    @property
+    def order(self) -> tuple[int, float, int]:
+        """Sorts the queue: the highest priority first, then by submission (RFC 30)."""
+        return -self.urgency, self.t_submit, self.jobid
+
+
+class MemoryInstance:
+    """Queue, R, KVS and eventlogs of one instance, with a clock that only :meth:`advance` moves."""
+
+    def __init__(self, resources: Mapping[str, object], now: float = 0.0) -> None:
+        self._resources = resources
+        self._now = now
+        self._jobs: dict[int, _Job] = {}
+        self._queue: list[tuple[tuple[int, float, int], int]] = []
+        self._kvs: dict[str, object] = {}
+        self._drained: dict[int, str] = {}
+        self._last_jobid = 0
+
+    # -- the Instance interface ----------------------------------------------------------------
+
+    def now(self) -> float:
+        return self._now
+
+    def resources(self) -> Mapping[str, object]:
+        return self._resources
+
+    def jobs(self, state: JobState | None = None) -> Sequence[JobInfo]:
+        return [_info(job) for job in self._jobs.values() if state in (None, job.state)]
+
+    def jobspec(self, jobid: int) -> Mapping[str, object]:
+        return self._job(jobid).jobspec
+
+    def allocation(self, jobid: int) -> Mapping[str, object]:
+        allocation = self._job(jobid).allocation
+        if allocation is None:
+            raise BadInput(f"job {jobid} has no R yet", "", "ask again once it runs")
+        return allocation
+
+    def eventlog(self, jobid: int) -> Sequence[Event]:
+        return tuple(self._job(jobid).eventlog)
+
+    def memo(self, jobid: int, fields: Mapping[str, object]) -> None:
+        job = self._job(jobid)
+        self._post(job, "memo", dict(fields))
+        for key, value in fields.items():
+            if value is None:
+                job.memo.pop(key, None)
+            else:
+                job.memo[key] = value
+
+    def kvs_get(self, key: str) -> object:
+        if key not in self._kvs:
+            raise BadInput(f"no key {key!r} in the KVS", "", "put it first")
+        return self._kvs[key]
+
+    def kvs_put(self, key: str, value: object) -> None:
+        below = f"{key}."
+        for gone in [name for name in self._kvs if name == key or name.startswith(below)]:
+            del self._kvs[gone]
+        if value is not None:
+            self._kvs[key] = value
+
+    def drain(self, rank: int, reason: str) -> None:
+        self._drained[rank] = reason
+
+    def undrain(self, rank: int) -> None:
+        if self._drained.pop(rank, None) is None:
+            raise BadInput(f"rank {rank} is not drained", "", "undrain what is drained")
+
+    def drained(self) -> Mapping[int, str]:
+        return dict(self._drained)
+
+    # -- what makes things happen ----------------------------------------------------------------
+
+    def advance(self, now: float) -> None:
+        """Move the clock. Raises BadInput backwards."""
+        if now < self._now:
+            raise BadInput(f"time runs backwards, from {self._now} to {now}", "", "advance only")
+        self._now = now
+
+    def submit(
+        self,
+        jobspec: Mapping[str, object],
+        *,
+        user: str = "user",
+        urgency: int = DEFAULT_URGENCY,
+        jobid: int | None = None,
+        t_submit: float | None = None,
+    ) -> int:
+        """Put a job into the queue; ``t_submit`` may lie in the past. Returns its id."""
+        if jobid is None:
+            jobid = self._last_jobid + 1
+        if jobid in self._jobs:
+            raise BadInput(f"job {jobid} exists already", "", "give each job an id of its own")
+        if not 0 <= urgency <= 31:
+            raise BadInput(f"an urgency of {urgency}", f"job {jobid}", "use 0 to 31 (RFC 21)")
+        self._last_jobid = max(self._last_jobid, jobid)
+        when = self._now if t_submit is None else t_submit
+        job = _Job(jobid, jobspec, user, urgency, when)
+        self._jobs[jobid] = job
+        insort(self._queue, (job.order, jobid))
+        context: dict[str, object] = {"user": user, "urgency": urgency, "version": 1}
+        job.eventlog.append(Event(when, "submit", context))
+        job.eventlog.append(Event(when, "priority", {"priority": urgency}))
+        return jobid
+
+    def queue(self) -> Iterator[int]:
+        """Ids of the jobs that wait, in the order in which they are to be considered."""
+        return (jobid for _, jobid in self._queue)
+
+    def waiting(self) -> int:
+        """How many jobs wait."""
+        return len(self._queue)
+
+    def start(self, jobid: int, R: Mapping[str, object], *, t_run: float | None = None) -> None:  # noqa: N803 - R is the field's name
+        """Run a waiting job on ``R`` (RFC 20)."""
+        job = self._job(jobid)
+        if job.state is not JobState.SCHED:
+            raise BadInput(f"job {jobid} is in {job.state.value}", "", "start a job that waits")
+        self._queue.remove((job.order, jobid))
+        job.state, job.allocation = JobState.RUN, R
+        job.t_run = self._now if t_run is None else t_run
+        self._post(job, "alloc", {})
+        self._post(job, "start", {})
+
+    def finish(self, jobid: int, status: int = 0) -> None:
+        """End a running job with a wait status."""
+        job = self._job(jobid)
+        if job.state is not JobState.RUN:
+            raise BadInput(f"job {jobid} is in {job.state.value}", "", "finish a job that runs")
+        job.state, job.t_inactive = JobState.INACTIVE, self._now
+        self._post(job, "finish", {"status": status})
+        self._post(job, "free", {})
+        self._post(job, "clean", {})
+
+    def cancel(self, jobid: int, note: str = "") -> None:
+        """Take a job that waits or runs out of the instance with a fatal exception."""
+        job = self._job(jobid)
+        if job.state is JobState.INACTIVE:
+            raise BadInput(f"job {jobid} is inactive", "", "cancel a job that waits or runs")
+        if job.state is JobState.SCHED:
+            self._queue.remove((job.order, jobid))
+        job.state, job.t_inactive = JobState.INACTIVE, self._now
+        self._post(job, "exception", {"type": "cancel", "severity": 0, "note": note})
+        self._post(job, "clean", {})
+
+    def _job(self, jobid: int) -> _Job:
+        job = self._jobs.get(jobid)
+        if job is None:
+            raise BadInput(f"no job {jobid}", "", "use the id of a job of this instance")
+        return job
+
+    def _post(self, job: _Job, name: str, context: Mapping[str, object]) -> None:
+        job.eventlog.append(Event(self._now, name, context))
+
+
+def _info(job: _Job) -> JobInfo:
+    return JobInfo(
+        jobid=job.jobid,
+        state=job.state,
+        user=job.user,
+        urgency=job.urgency,
+        priority=job.urgency,
+        t_submit=job.t_submit,
+        t_run=job.t_run,
+        t_inactive=job.t_inactive,
+        memo=dict(job.memo),
+    )
+
+
+def job_kvs_key(jobid: int, key: str = "") -> str:
+    """The job's directory in the KVS (RFC 16): ``job.0000.0008.2f2c.0000``, then ``key``."""
+    digits = f"{jobid:016x}"
+    directory = ".".join(["job", *(digits[i : i + 4] for i in range(0, 16, 4))])
+    return f"{directory}.{key}" if key else directory
