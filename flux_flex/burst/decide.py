@@ -19,7 +19,7 @@ from typing import Literal
 
 from flux_flex.burst.catalog import NodeType
 from flux_flex.burst.limits import Commitment, Headroom
-from flux_flex.burst.market import Placed, misfit, node_numbers, nodes_for, pack
+from flux_flex.burst.market import Placed, alone, misfit, node_numbers, pack
 from flux_flex.burst.select import PendingJob, within_depth
 from flux_flex.config import BurstConfig, Provider
 from flux_flex.errors import Busy, Unsatisfiable
@@ -201,7 +201,7 @@ class _Round:
             return Decision(job, "impossible", why, local_s)
         if local_s - self.at.now_s <= self.config.threshold:
             return Decision(job, "stay", here, local_s)
-        ways = [self._weighed(way, job, local_s) for way in self._ways(job)]
+        ways = [self._weighed(way, job, local_s) for way in self._ways(job, local_s)]
         ways.sort(key=lambda way: (way.seen.cost_usd, way.seen.start_s, way.seen.type))
         seen = tuple(way.seen for way in ways)
         for way in ways:
@@ -262,9 +262,10 @@ class _Round:
 
     # -- ways of renting --------------------------------------------------------------------------
 
-    def _ways(self, job: PendingJob) -> Iterator[_Way]:
+    def _ways(self, job: PendingJob, local_s: float) -> Iterator[_Way]:
+        useful_s = local_s - self.config.threshold  # a start after this is not soon enough
         for rented in self.at.rented:
-            yield from self._onto(rented, job)
+            yield from self._onto(rented, job, useful_s)
         for provider in self.config.providers:
             for node_type in provider.types:
                 why = self._unfit(job, node_type)
@@ -283,16 +284,14 @@ class _Round:
             return "not among the types that may be rented"
         return misfit(job.jobspec, node_type, self.config.efa_from_nodes)
 
-    def _onto(self, rented: Rented, job: PendingJob) -> Iterator[_Way]:
+    def _onto(self, rented: Rented, job: PendingJob, useful_s: float) -> Iterator[_Way]:
         """Onto nodes that are rented already, as soon as they are ready and free."""
-        if self._unfit(job, rented.node_type):
+        ready_s = max(self.at.now_s, rented.ready_s)
+        if ready_s >= useful_s or self._unfit(job, rented.node_type):
             return
-        matcher = self.rented[rented.burst]
-        try:
-            match = matcher.reserve(job.jobspec, job.jobid, max(self.at.now_s, rented.ready_s))
-        except (Busy, Unsatisfiable):
+        match = self.rented[rented.burst].probe(job.jobspec, ready_s, useful_s)
+        if match is None:
             return
-        matcher.cancel(job.jobid)
         end_s = match.at + job.jobspec.duration_s
         longer_s = max(0.0, end_s - self.busy_until[rented.burst])
         cost = _cost(rented.nodes, rented.node_type, longer_s)
@@ -322,7 +321,7 @@ class _Round:
     def _new(self, provider: Provider, node_type: NodeType, job: PendingJob) -> _Way:
         burst = f"burst-{self.at.next_burst + len(self.orders)}"
         ready_s = self.at.now_s + provider.boot
-        packing = pack([job], node_type, ready_s)
+        packing = alone(job, node_type, ready_s)
         order = Order(
             burst, provider.name, node_type, packing.nodes, ready_s, packing.placed
         )
@@ -396,5 +395,4 @@ __all__ = [
     "Snapshot",
     "Verdict",
     "decide",
-    "nodes_for",
 ]

@@ -21,6 +21,10 @@ from flux_flex.model.jobspec import Jobspec, Resource
 RENTED_TYPES = frozenset({"cluster", "node", "core", "gpu", "slot"})
 
 
+# No single rental is larger than this.
+MAX_NODES = 1 << 17
+
+
 @lru_cache(maxsize=512)
 def rented_graph(node_type: NodeType, nodes: int, prefix: str = "node") -> ResourceGraph:
     """The graph of ``nodes`` equal nodes of a type, named ``<prefix>-0`` and so on."""
@@ -68,12 +72,27 @@ def nodes_for(jobspec: Jobspec, node_type: NodeType, most: int) -> int | None:
         nodes = min(2 * nodes, most)
 
 
+def alone(job: PendingJob, node_type: NodeType, ready_s: float) -> Packing:
+    """One job on nodes of its own from ``ready_s``; it must fit the type (see ``misfit``)."""
+    nodes, placed = _alone(job.jobspec, node_type)
+    end_s = ready_s + job.jobspec.duration_s
+    return Packing(nodes, (Placed(job, ready_s, end_s, placed),))
+
+
+@lru_cache(maxsize=8192)
+def _alone(jobspec: Jobspec, node_type: NodeType) -> tuple[int, tuple[int, ...]]:
+    """The nodes that a job takes, and the numbers of those that it runs on."""
+    nodes = nodes_for(jobspec, node_type, MAX_NODES) or 0
+    match = EmbeddedMatcher(rented_graph(node_type, nodes), "first").allocate(jobspec)
+    return nodes, tuple(node_numbers(match.graph, match.nodes))
+
+
 def pack(jobs: Sequence[PendingJob], node_type: NodeType, ready_s: float) -> Packing:
     """All of ``jobs`` at once, in their order, each starting at ``ready_s``.
 
-    The nodes are as many as the matcher uses. Every job must fit the type (see ``nodes_for``).
+    The nodes are as many as the matcher uses. Every job must fit the type (see ``misfit``).
     """
-    room = sum(nodes_for(job.jobspec, node_type, 1 << 17) or 0 for job in jobs)
+    room = sum(_alone(job.jobspec, node_type)[0] for job in jobs)
     matcher = EmbeddedMatcher(rented_graph(node_type, room), "first")
     matcher.advance(ready_s)
     placed = []
@@ -90,6 +109,7 @@ def node_numbers(graph: ResourceGraph, nodes: Sequence[int]) -> list[int]:
     return [int(graph.rank[node]) for node in nodes]
 
 
+@lru_cache(maxsize=8192)
 def misfit(jobspec: Jobspec, node_type: NodeType, efa_from_nodes: int) -> str:
     """Why a job cannot run on any number of nodes of a type, in a few words; empty if it can."""
     for item in jobspec.resources:

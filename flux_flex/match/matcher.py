@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from flux_flex.errors import BadInput
-from flux_flex.model.graph import NODE, ResourceGraph
+from flux_flex.model.graph import IntArray, ResourceGraph
 from flux_flex.model.jgf import jgf_document, parse_jgf, paths_of
 from flux_flex.model.jobspec import Jobspec, decode
 from flux_flex.model.rv1 import RankResources, ResourceSet
@@ -20,38 +22,57 @@ JobspecLike = Jobspec | Mapping[str, object] | str
 GraphLike = ResourceGraph | Mapping[str, object] | str | Path
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Match:
     """What a job was given.
 
-    ``chosen`` maps vertex numbers of ``graph`` to (amount, exclusive), the vertices above them
-    included; ``at`` and ``duration_s`` are seconds on the matcher's clock (0: without limit);
-    ``reserved`` says that it starts later than was asked.
+    ``picked`` holds what was matched, as (vertex numbers of ``graph``, amounts, exclusive) that
+    belong together; ``at`` and ``duration_s`` are seconds on the matcher's clock (0: without
+    limit); ``reserved`` says that it starts later than was asked.
     """
 
     jobid: int
     at: float
     duration_s: float
     reserved: bool
-    chosen: Mapping[int, tuple[int, bool]]
+    picked: tuple[tuple[IntArray, IntArray, bool], ...] = field(repr=False)
     graph: ResourceGraph = field(repr=False)
+
+    @property
+    def chosen(self) -> dict[int, tuple[int, bool]]:
+        """Vertex number to (amount, exclusive), with the shared vertices above the picked."""
+        chosen: dict[int, tuple[int, bool]] = {}
+        for vertices, amounts, exclusive in self.picked:
+            pairs = zip(vertices.tolist(), amounts.tolist(), strict=True)
+            chosen.update((vertex, (amount, exclusive)) for vertex, amount in pairs)
+        for vertex in list(chosen):
+            above = int(self.graph.parent[vertex])
+            while above >= 0 and above not in chosen:
+                chosen[above] = (int(self.graph.size[above]), False)
+                above = int(self.graph.parent[above])
+        return chosen
 
     @property
     def vertices(self) -> dict[str, tuple[int, bool]]:
         """``{containment path: (amount, exclusive)}``."""
-        paths = paths_of(self.graph, self.chosen)
-        return dict(zip(paths, self.chosen.values(), strict=True))
+        chosen = self.chosen
+        return dict(zip(paths_of(self.graph, chosen), chosen.values(), strict=True))
 
     @property
     def nodes(self) -> list[int]:
         """The node vertices, in depth-first order."""
-        code = self.graph.types.index(NODE) if NODE in self.graph.types else -1
-        return sorted(v for v in self.chosen if self.graph.type_of[v] == code)
+        found = np.unique(self.graph.node_of[self._numbers()])
+        return found[found >= 0].tolist()
 
     @property
     def hosts(self) -> list[str]:
         """The names of the nodes, in depth-first order."""
         return [self.graph.names[v] for v in self.nodes]
+
+    def amount(self, kind: str) -> int:
+        """How much of a type was matched."""
+        code = self.graph.types.index(kind) if kind in self.graph.types else -1
+        return sum(int(n[self.graph.type_of[v] == code].sum()) for v, n, _ in self.picked)
 
     def to_jgf(self) -> dict[str, object]:
         """The chosen vertices and the containment edges among them, as JGF."""
@@ -59,22 +80,27 @@ class Match:
 
     def to_r(self) -> dict[str, object]:
         """The match as R version 1 (RFC 20): the cores and gpus of each rank."""
-        return ResourceSet(
-            tuple(self._rank(node) for node in self.nodes),
-            starttime=self.at,
-            expiration=self.at + self.duration_s if self.duration_s else 0.0,
-        ).to_r()
+        graph, numbers = self.graph, self._numbers()
+        held: dict[int, dict[str, list[int]]] = {node: {} for node in self.nodes}
+        nodes, ids = graph.node_of[numbers].tolist(), graph.local_id[numbers].tolist()
+        for vertex, node, local_id in zip(numbers.tolist(), nodes, ids, strict=True):
+            if node >= 0:
+                held[node].setdefault(graph.type_name(vertex), []).append(local_id)
+        ranks = [
+            RankResources(
+                rank=int(graph.rank[node]),
+                host=graph.names[node],
+                cores=tuple(sorted(kinds.get("core", ()))),
+                gpus=tuple(sorted(kinds.get("gpu", ()))),
+            )
+            for node, kinds in held.items()
+        ]
+        expiration = self.at + self.duration_s if self.duration_s else 0.0
+        ranks.sort(key=lambda item: item.rank)
+        return ResourceSet(tuple(ranks), starttime=self.at, expiration=expiration).to_r()
 
-    def _rank(self, node: int) -> RankResources:
-        inside = [v for v in self.chosen if node < v < self.graph.end[node]]
-        cores, gpus = (
-            tuple(int(self.graph.local_id[v]) for v in inside if self.graph.type_name(v) == kind)
-            for kind in ("core", "gpu")
-        )
-        rank = int(self.graph.rank[node])
-        return RankResources(
-            rank, self.graph.names[node], tuple(sorted(cores)), tuple(sorted(gpus))
-        )
+    def _numbers(self) -> IntArray:
+        return np.concatenate([vertices for vertices, _, _ in self.picked])
 
 
 class Matcher(Protocol):
@@ -152,7 +178,3 @@ def _mapping(value: object) -> Mapping[str, object]:
         raise BadInput("not a JGF document", "graph", "JGF is a mapping with the key graph")
     return value
 
-
-def nodes_needed(match: Match, already: Sequence[int] = ()) -> int:
-    """How many nodes of a match are not among ``already``."""
-    return len(set(match.nodes) - set(already))

@@ -79,6 +79,17 @@ class ResourceGraph:
             self._of_type[kind] = found
         return found
 
+    @property
+    def node_of(self) -> IntArray:
+        """For each vertex the node that it is or lies in, -1 outside of nodes, shape (n,)."""
+        found = self._of_type.get("", None)
+        if found is None:
+            found = np.full(len(self), -1, dtype=np.int64)
+            for node in self.of_type(NODE).tolist():
+                found[node : self.end[node]] = node
+            self._of_type[""] = found
+        return found
+
     def type_name(self, vertex: int) -> str:
         return self.types[self.type_of[vertex]]
 

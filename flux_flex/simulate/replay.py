@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from flux_flex.burst.decide import Decision, Order, Plan, QueuePolicy, Rented, Snapshot, decide
 from flux_flex.burst.market import Placed, rented_graph
 from flux_flex.burst.select import PendingJob
@@ -22,8 +24,6 @@ from flux_flex.errors import Busy
 from flux_flex.host.memory_instance import MemoryInstance
 from flux_flex.match import Match
 from flux_flex.match.embedded import EmbeddedMatcher
-from flux_flex.model.graph import NODE, ResourceGraph
-from flux_flex.model.jobspec import Jobspec
 from flux_flex.simulate.queue_dump import RunningJob
 from flux_flex.simulate.scenario import Scenario
 from flux_flex.simulate.submissions import Submission
@@ -77,8 +77,8 @@ class BurstRecord:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """All that happened until ``end_s``. ``decisions`` has, for each job that was weighed, the
-    last verdict and when it was first reached, as (seconds, decision)."""
+    """All that happened until ``end_s``. ``decisions`` are (seconds, decision), in order: for
+    each job that was weighed its first verdict, and each one that differed from the last."""
 
     records: tuple[JobRecord, ...]
     bursts: tuple[BurstRecord, ...]
@@ -120,12 +120,14 @@ class _Replay:
         self.bursts: list[BurstRecord] = []
         self.ended_costs: deque[tuple[float, float]] = deque()
         self.spent_ended_usd = 0.0
-        self.decisions: dict[int, tuple[float, Decision]] = {}
+        self.decisions: list[tuple[float, Decision]] = []
+        self.verdicts: dict[int, str] = {}
         self.events: list[tuple[float, int, int, Callable[[], None]]] = []
         self.serial = 0
         self.done = 0
         self.last_end_s = 0.0
         self.blocked: tuple[int, int] | None = None
+        self.weighed: tuple[object, ...] | None = None
 
     def run(self) -> Outcome:
         for running in self.scenario.running:
@@ -141,10 +143,7 @@ class _Replay:
             self._scheduling_point()
         end_s = self.last_end_s if math.isinf(horizon_s) else horizon_s
         records = sorted(self.records.values(), key=lambda one: (one.submitted_s, one.jobid))
-        decisions = sorted(self.decisions.items(), key=lambda item: (item[1][0], item[0]))
-        return Outcome(
-            tuple(records), tuple(self.bursts), tuple(found for _, found in decisions), end_s
-        )
+        return Outcome(tuple(records), tuple(self.bursts), tuple(self.decisions), end_s)
 
     # -- the clock ---------------------------------------------------------------------------------
 
@@ -227,14 +226,32 @@ class _Replay:
     def _scheduling_point(self) -> None:
         self._schedule()
         while self.bursting and self.burstable:
-            plan = decide(self._snapshot())
-            taken = self._act(plan)
-            if not taken:
+            looked_at = self._looked_at()
+            if looked_at == self.weighed:
+                return
+            if not self._act(decide(self._snapshot())):
+                self.weighed = looked_at
                 return
             # What leaves the queue may free the way for those behind it.
             self._schedule()
-            if not self.queue:
-                return
+
+    def _looked_at(self) -> tuple[object, ...]:
+        """All that a decision depends on but the time. Where this is as it was when nothing was
+        worth renting, nothing is now: the time that passed made the wait here shorter, and
+        neither the boot of rented nodes nor what they cost less."""
+        self._forget_old_costs()
+        return (
+            self.local.version,
+            len(self.misfits),
+            [entry[1].jobid for entry in self.queue[: self.scenario.burst.depth]],
+            [(burst, one.matcher.version) for burst, one in self.active.items()],
+            len(self.ended_costs),
+        )
+
+    def _forget_old_costs(self) -> None:
+        """The budget's period moves on: what ended before it no longer counts."""
+        while self.ended_costs and self.ended_costs[0][0] < self._period_start():
+            self.spent_ended_usd -= self.ended_costs.popleft()[1]
 
     def _schedule(self) -> None:
         policy: QueuePolicy = self.scenario.queue_policy
@@ -292,22 +309,17 @@ class _Replay:
     # -- bursting -------------------------------------------------------------------------------
 
     def _snapshot(self) -> Snapshot:
-        while self.ended_costs and self.ended_costs[0][0] < self._period_start():
-            self.spent_ended_usd -= self.ended_costs.popleft()[1]
         running_usd = sum(one.record.cost_usd(self.now) for one in self.active.values())
         return Snapshot(
             now_s=self.now,
             local=self.local,
-            pending=[*self.misfits.values(), *(job for _, job in self.queue[: self._depth()])],
+            pending=[*self.misfits.values(), *(job for _, job in self.queue[: self.scenario.burst.depth])],
             rented=[_rented(one, self.now) for one in self.active.values()],
             spent_usd=self.spent_ended_usd + running_usd,
             config=self.scenario.burst,
             queue_policy=self.scenario.queue_policy,
             next_burst=len(self.bursts),
         )
-
-    def _depth(self) -> int:
-        return self.scenario.burst.depth
 
     def _period_start(self) -> float:
         return self.now - self.scenario.burst.limits.period
@@ -334,9 +346,10 @@ class _Replay:
         return len(moved)
 
     def _remember(self, decision: Decision) -> None:
-        known = self.decisions.get(decision.job.jobid)
-        if known is None or known[1].verdict != decision.verdict:
-            self.decisions[decision.job.jobid] = (self.now, decision)
+        """Keep each verdict when it is first reached, and when it changes."""
+        if self.verdicts.get(decision.job.jobid) != decision.verdict:
+            self.verdicts[decision.job.jobid] = decision.verdict
+            self.decisions.append((self.now, decision))
 
     def _assign(self, burst: str, placed: tuple[Placed, ...]) -> set[int]:
         active = self.active[burst]
@@ -404,22 +417,9 @@ def _rented(active: _Active, now: float) -> Rented:
 
 
 def _share(match: Match) -> float:
-    """The part of its nodes' cores that a match holds."""
-    graph: ResourceGraph = match.graph
-    nodes = match.nodes
-    held = sum(1 for v in match.chosen if graph.type_name(v) == "core")
+    """The part of its nodes' cores that a match holds, above 0 and at most 1."""
+    graph = match.graph
     cores = graph.of_type("core")
-    within = sum(int(((cores > v) & (cores < graph.end[v])).sum()) for v in nodes)
-    exclusive = any(match.chosen[v][1] for v in nodes)
-    return 1.0 if exclusive or not within else max(held / within, 1e-6)
-
-
-def jobspec_of(submission: Submission) -> Jobspec:
-    """The jobspec of a submission."""
-    return submission.jobspec
-
-
-def node_names(graph: ResourceGraph) -> list[str]:
-    """Names of the nodes, by rank."""
-    nodes = sorted(graph.of_type(NODE).tolist(), key=lambda v: int(graph.rank[v]))
-    return [graph.names[v] for v in nodes]
+    ends = [(node, int(graph.end[node])) for node in match.nodes]
+    within = int(np.diff(np.searchsorted(cores, ends), axis=1).sum()) if ends else 0
+    return min(1.0, match.amount("core") / within) or 1.0 if within else 1.0

@@ -11,10 +11,10 @@ from functools import lru_cache
 import numpy as np
 
 from flux_flex.errors import BadInput, Busy, Unsatisfiable
-from flux_flex.match.embedded.planner import Planner
+from flux_flex.match.embedded.planner import Claims, Planner
 from flux_flex.match.embedded.policies import PREFERENCES
 from flux_flex.match.embedded.request import Request, compile_request
-from flux_flex.match.embedded.traverser import Choice, Traversal, claim_arrays
+from flux_flex.match.embedded.traverser import Choice, Traversal
 from flux_flex.match.matcher import JobspecLike, Match
 from flux_flex.model.graph import NODE, BoolArray, ResourceGraph
 from flux_flex.model.jobspec import Jobspec, load_jobspec, parse_jobspec
@@ -80,6 +80,20 @@ class EmbeddedMatcher:
         when, choice = found
         return self._hold(request, choice, self._fresh(jobid), when, reserved=when > start)
 
+    def probe(
+        self, jobspec: JobspecLike, at: float = 0, before: float = math.inf
+    ) -> Match | None:
+        """What :meth:`reserve` would give, without holding it; None where nothing starts from
+        ``at`` up to ``before``."""
+        request = self._compile(jobspec)
+        start = max(at, self.now)
+        found = self._earliest(request, start, before)
+        if found is None:
+            return None
+        when, choice = found
+        picked = tuple(choice.shown)
+        return Match(0, when, request.duration_s, when > start, picked, self.graph)
+
     def satisfiable(self, jobspec: JobspecLike) -> bool:
         return self._is_satisfiable(self._compile(jobspec))
 
@@ -92,23 +106,17 @@ class EmbeddedMatcher:
         ``R`` is version 1 (RFC 20); ``duration`` 0 is without limit. Raises BadInput for hosts
         or ids that the graph does not have, and Busy where something is held already.
         """
-        shown = self._vertices_of(R)
-        vertices = np.array(sorted(shown), dtype=np.int64)
+        vertices = np.array(sorted(self._vertices_of(R)), dtype=np.int64)
         amounts = self.graph.size[vertices]
         end = _end(at, duration)
         with self._planner.during(max(at, self.now), end):
-            free = self._planner.state_of(vertices)
-            if (free < amounts).any():
-                path = self.graph.path(int(vertices[np.argmax(free < amounts)]))
-                raise Busy("held by another job already", path, "cancel that job first")
-        self._planner.add(self._fresh(jobid), at, end, vertices, amounts)
-        choice = Choice(shown={v: (int(self.graph.size[v]), True) for v in sorted(shown)})
-        for vertex in list(choice.shown):
-            above = int(self.graph.parent[vertex])
-            while above >= 0 and above not in choice.shown:
-                choice.shown[above] = (1, False)
-                above = int(self.graph.parent[above])
-        return Match(jobid, at, duration, False, choice.shown, self.graph)
+            short = self._planner.free(vertices) < amounts
+        if short.any():
+            path = self.graph.path(int(vertices[np.argmax(short)]))
+            raise Busy("held by another job already", path, "cancel that job first")
+        claims = Claims(np.zeros(0, dtype=np.int64), vertices, amounts)
+        self._planner.add(self._fresh(jobid), at, end, claims)
+        return Match(jobid, at, duration, False, ((vertices, amounts, True),), self.graph)
 
     @property
     def holders(self) -> Collection[int]:
@@ -144,7 +152,7 @@ class EmbeddedMatcher:
             if len(self._compiled) >= 4096:
                 self._compiled.clear()
                 self._satisfiable.clear()
-            request = compile_request(spec, self.graph, self._planner.leaf_row, self._empty.state)
+            request = compile_request(spec, self.graph, self._planner.leaf_row, self._empty.full)
             self._compiled[key] = request
         return request
 
@@ -154,12 +162,15 @@ class EmbeddedMatcher:
         with self._planner.during(at, _end(at, request.duration_s)):
             return Traversal(self._planner, request, self._up, self._prefer).choose()
 
-    def _earliest(self, request: Request, start: float) -> tuple[float, Choice] | None:
+    def _earliest(
+        self, request: Request, start: float, before: float = math.inf
+    ) -> tuple[float, Choice] | None:
         needs = request.needs
         times = self._planner.sweep(
             start,
             request.duration_s or math.inf,
             lambda state: all(state[row, 0] >= need for row, need in needs),
+            before,
         )
         with closing(times):
             for when, _ in times:
@@ -172,8 +183,8 @@ class EmbeddedMatcher:
         self, request: Request, choice: Choice, jobid: int, at: float, *, reserved: bool
     ) -> Match:
         end = _end(at, request.duration_s)
-        self._planner.add(jobid, at, end, *claim_arrays(choice))
-        return Match(jobid, at, request.duration_s, reserved, choice.shown, self.graph)
+        self._planner.add(jobid, at, end, choice.claims())
+        return Match(jobid, at, request.duration_s, reserved, tuple(choice.shown), self.graph)
 
     def _is_satisfiable(self, request: Request) -> bool:
         known = self._satisfiable.get(id(request))

@@ -7,9 +7,9 @@ which more is always more available:
     state[IDLE, v]                 minus the number of claims at or below v: 0 is untouched
     state[OWN, v]                  free amount of v itself
 
-A *claim* on a vertex changes a few entries: its own, and one in each row that counts it in each
-vertex above. All these are kept as one :class:`Delta` a job, so that starting and ending a job
-are each one indexed addition, whatever the size of the graph.
+Claims change a few entries: those of the claimed vertices, and one in each row that counts them
+in each vertex above. All these are kept as one :class:`Delta` a job, so that starting and ending
+a job are each one indexed addition, whatever the size of the graph.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flux_flex.errors import BadInput
+from flux_flex.match.embedded.request import expand
 from flux_flex.model.graph import BoolArray, IntArray, ResourceGraph
 
 IDLE = 0
@@ -32,26 +33,34 @@ FIRST_LEAF = 2
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Delta:
-    """What claims take from the state: flat indices, all different, and amounts."""
+    """What claims take from the state: flat indices, some of them twice, and amounts."""
 
     index: IntArray
     amount: IntArray
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Span:
-    """What one job holds from ``start`` until ``end`` (seconds; inf for no limit).
+class Claims:
+    """What a job takes: ``whole`` vertices with all below them, and of other ``vertices``, which
+    have nothing below them, ``amounts``. All are different, and none lies in a whole one."""
 
-    ``vertices`` are those claimed, all different, with the ``amounts`` taken of each.
-    """
+    whole: IntArray
+    vertices: IntArray
+    amounts: IntArray
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Span:
+    """What one job holds from ``start`` until ``end`` (seconds; inf for no limit)."""
 
     jobid: int
     start: float
     end: float
-    vertices: IntArray
-    amounts: IntArray
+    claims: Claims
     delta: Delta
 
+
+_FIRST = np.ones(1, dtype=bool)
 
 # An event is (time, order, serial, span); ends sort before starts at one time, since a span
 # is half open and what ends at t is free at t. The serial keeps spans from being compared.
@@ -66,7 +75,10 @@ class Planner:
         self.graph = graph
         self.now = 0.0
         self.leaf_row = {kind: FIRST_LEAF + i for i, kind in enumerate(graph.leaf_types())}
-        self.state = self._empty()
+        self.full = self._full()
+        self.state = self.full.copy()
+        self.state[IDLE] = 0
+        self._rows_above = [IDLE, *self.leaf_row.values()]
         # By type code: the row that counts a claim of this type above it, or -1.
         self._row_of_code = np.array([self.leaf_row.get(kind, -1) for kind in graph.types])
         self._spans: dict[int, Span] = {}
@@ -78,6 +90,7 @@ class Planner:
         """A planner that starts from this one's state and then goes its own way."""
         twin = Planner.__new__(Planner)
         twin.graph, twin.now, twin.leaf_row = self.graph, self.now, self.leaf_row
+        twin.full, twin._rows_above = self.full, self._rows_above
         twin.state = self.state.copy()
         twin._row_of_code = self._row_of_code
         twin._spans = dict(self._spans)
@@ -90,23 +103,23 @@ class Planner:
         """Spans by job id: those that hold something now or will."""
         return self._spans
 
-    def _empty(self) -> IntArray:
+    def _full(self) -> IntArray:
+        """What taking everything at and below each vertex takes, in the shape of the state."""
         graph, n = self.graph, len(self.graph)
-        state = np.zeros((FIRST_LEAF + len(self.leaf_row), n), dtype=np.int64)
-        state[OWN] = graph.size
+        full = np.zeros((FIRST_LEAF + len(self.leaf_row), n), dtype=np.int64)
+        full[IDLE] = graph.end - np.arange(n)
+        full[OWN] = graph.size
         for kind, row in self.leaf_row.items():
             own = np.where(graph.type_of == graph.types.index(kind), graph.size, 0)
             before = np.concatenate(([0], np.cumsum(own)))
-            state[row] = before[graph.end] - before[:n]
-        return state
+            full[row] = before[graph.end] - before[:n]
+        return full
 
     # -- changes -----------------------------------------------------------------------------
 
-    def add(
-        self, jobid: int, start: float, end: float, vertices: IntArray, amounts: IntArray
-    ) -> None:
-        """Hold ``amounts`` of ``vertices`` (all different) for a job in [start, end)."""
-        span = Span(jobid, start, end, vertices, amounts, self._delta(vertices, amounts))
+    def add(self, jobid: int, start: float, end: float, claims: Claims) -> None:
+        """Hold ``claims`` for a job in [start, end)."""
+        span = Span(jobid, start, end, claims, self._delta(claims))
         self._spans[jobid] = span
         self._serial += 1
         if start <= self.now:
@@ -159,33 +172,53 @@ class Planner:
             self._take(span.delta)
 
     def _take(self, delta: Delta) -> None:
-        self.state.reshape(-1)[delta.index] -= delta.amount
+        np.subtract.at(self.state.reshape(-1), delta.index, delta.amount)
 
     def _give(self, delta: Delta) -> None:
-        self.state.reshape(-1)[delta.index] += delta.amount
+        np.add.at(self.state.reshape(-1), delta.index, delta.amount)
 
-    def _delta(self, vertices: IntArray, amounts: IntArray) -> Delta:
-        """All entries that claims change, each once, with the sums that it changes by."""
+    def _delta(self, claims: Claims) -> Delta:
+        """All entries that claims change, with the sums that they change by."""
         graph, n = self.graph, len(self.graph)
-        index = [OWN * n + vertices]
-        change = [amounts]
-        row = self._row_of_code[graph.type_of[vertices]]
-        above, taken = vertices, amounts
-        while above.size:
-            counted = row >= 0
-            index += [IDLE * n + above, row[counted] * n + above[counted]]
-            change += [np.ones_like(above), taken[counted]]
+        rows = np.arange(len(self.state))[:, np.newaxis] * n
+        inside = expand(claims.whole, graph.end[claims.whole])
+        single = self._columns(claims)
+        index = [(rows + inside).ravel(), (rows + claims.vertices).ravel()]
+        change = [self.full[:, inside].ravel(), single.ravel()]
+        # Above, whole vertices and single ones count alike: a column of amounts for each, in
+        # all rows but that of what a vertex is itself.
+        rows = rows[self._rows_above]
+        taken = np.concatenate(
+            (self.full[:, claims.whole][self._rows_above], single[self._rows_above]), axis=1
+        )
+        above = graph.parent[np.concatenate((claims.whole, claims.vertices))]
+        while True:
+            inner = above >= 0
+            if not inner.all():
+                above, taken = above[inner], taken[:, inner]
+            if not above.size:
+                return Delta(np.concatenate(index), np.concatenate(change))
+            # Siblings stand together: what they take above them is one sum.
+            runs = np.flatnonzero(np.concatenate((_FIRST, above[1:] != above[:-1])))
+            above, taken = above[runs], np.add.reduceat(taken, runs, axis=1)
+            index.append((rows + above).ravel())
+            change.append(taken.ravel())
             above = graph.parent[above]
-            inside = above >= 0
-            above, row, taken = above[inside], row[inside], taken[inside]
-        entries, inverse = np.unique(np.concatenate(index), return_inverse=True)
-        sums = np.bincount(inverse, weights=np.concatenate(change)).astype(np.int64)
-        return Delta(entries, sums)
 
-    def take_from(self, state: IntArray, vertices: IntArray, amounts: IntArray) -> None:
+    def _columns(self, claims: Claims) -> IntArray:
+        """What each single claim takes of each row, shape (n_rows, n_claims)."""
+        columns = np.zeros((len(self.state), len(claims.vertices)), dtype=np.int64)
+        columns[IDLE] = 1
+        columns[OWN] = claims.amounts
+        row = self._row_of_code[self.graph.type_of[claims.vertices]]
+        counted = np.flatnonzero(row >= 0)
+        columns[row[counted], counted] = claims.amounts[counted]
+        return columns
+
+    def take_from(self, state: IntArray, claims: Claims) -> None:
         """Take claims from a copy of the state, for a trial."""
-        delta = self._delta(vertices, amounts)
-        state.reshape(-1)[delta.index] -= delta.amount
+        delta = self._delta(claims)
+        np.subtract.at(state.reshape(-1), delta.index, delta.amount)
 
     # -- questions ---------------------------------------------------------------------------
 
@@ -195,7 +228,7 @@ class Planner:
         with self._moved_to(start), self._without_later(start, end):
             yield self.state
 
-    def state_of(self, vertices: IntArray) -> IntArray:
+    def free(self, vertices: IntArray) -> IntArray:
         """The free amounts of vertices themselves, in the state as it stands."""
         return self.state[OWN, vertices]
 
@@ -205,13 +238,17 @@ class Planner:
         return untouched
 
     def sweep(
-        self, start: float, duration_s: float, promising: Callable[[IntArray], bool]
+        self,
+        start: float,
+        duration_s: float,
+        promising: Callable[[IntArray], bool],
+        before: float = math.inf,
     ) -> Generator[tuple[float, IntArray]]:
         """The times from ``start`` on at which a request may newly fit, with their state.
 
         Yields ``(time, state of what stays free for duration_s)`` for ``start`` itself and each
-        later time at which something is given back, leaving out times at which the cheap test
-        ``promising`` fails. The state is walked in place: close the generator when done.
+        later time up to ``before`` at which something is given back, leaving out times at which
+        the cheap test ``promising`` fails. The state is walked in place: close the generator when done.
         """
         cursor = bisect_right(self._events, (start, _START), key=_when)
         events, passed, time = self._events, 0, start
@@ -225,7 +262,7 @@ class Planner:
                         yield time, self.state
                 while cursor < len(events) and events[cursor][1] == _START:
                     cursor += 1
-                if cursor == len(events):
+                if cursor == len(events) or events[cursor][0] > before:
                     return
                 time = events[cursor][0]
                 cursor = bisect_right(events, (time, _START), key=_when)
@@ -255,10 +292,11 @@ class Planner:
         if all(event[1] == _END for event in window):
             yield
             return
-        vertices, peak = _peak(window)
-        # An end within the window gave nothing back yet in the state, so a peak at or below
-        # zero means that later spans only take what was given up before.
-        delta = self._delta(vertices[peak > 0], peak[peak > 0])
+        more = self._peak(window)
+        if not more.vertices.size:
+            yield
+            return
+        delta = self._delta(more)
         self._take(delta)
         try:
             yield
@@ -266,20 +304,34 @@ class Planner:
             self._give(delta)
 
 
+    def _peak(self, window: list[_Event]) -> Claims:
+        """The most that spans of a window hold of each vertex beyond what it held at first.
+
+        An end within the window has given nothing back in the state yet. So a vertex whose peak
+        is not above zero is only taken again after it was given back, and nothing more is lost.
+        """
+        own = {id(span): self._own(span.claims) for _, _, _, span in window}
+        vertices = np.unique(np.concatenate([v for v, _ in own.values()]))
+        held = np.zeros(len(vertices), dtype=np.int64)
+        peak = held.copy()
+        for _, kind, _, span in window:
+            mine, amounts = own[id(span)]
+            place = np.searchsorted(vertices, mine)
+            held[place] += amounts if kind == _START else -amounts
+            np.maximum(peak, held, out=peak)
+        more = peak > 0
+        return Claims(np.zeros(0, dtype=np.int64), vertices[more], peak[more])
+
+    def _own(self, claims: Claims) -> tuple[IntArray, IntArray]:
+        """Every vertex that claims take, with the amount of it."""
+        inside = expand(claims.whole, self.graph.end[claims.whole])
+        return (
+            np.concatenate((inside, claims.vertices)),
+            np.concatenate((self.graph.size[inside], claims.amounts)),
+        )
+
+
 def _when(event: tuple[float, int] | _Event) -> tuple[float, int]:
     return event[0], event[1]
 
 
-def _peak(window: list[_Event]) -> tuple[IntArray, IntArray]:
-    """For each vertex that events touch, the most it holds beyond what it held at first."""
-    vertices = np.unique(np.concatenate([span.vertices for _, _, _, span in window]))
-    held = np.zeros(len(vertices), dtype=np.int64)
-    peak = held.copy()
-    for _, kind, _, span in window:
-        place = np.searchsorted(vertices, span.vertices)
-        if kind == _START:
-            held[place] += span.amounts
-            np.maximum(peak, held, out=peak)
-        else:
-            held[place] -= span.amounts
-    return vertices, peak

@@ -15,17 +15,12 @@ import numpy as np
 
 from flux_flex.model.graph import IntArray
 
-# A policy maps local ids, shape (n,), to keys, shape (n,), of which the smallest is preferred;
-# equal keys stay in the order of the graph.
-Preference = Callable[[IntArray], IntArray]
+# Maps local ids, shape (n,), to keys, shape (n,), of which the smallest is preferred; equal keys
+# stay in the order of the graph. None leaves everything in that order.
+Preference = Callable[[IntArray], IntArray] | None
 
 PREFERENCES: dict[str, Preference] = {
-    "first": np.zeros_like,
+    "first": None,
     "low": np.positive,
     "high": np.negative,
 }
-
-
-def ordered(vertices: IntArray, local_id: IntArray, prefer: Preference) -> IntArray:
-    """``vertices`` (in depth-first order) with the preferred ones first."""
-    return vertices[np.argsort(prefer(local_id[vertices]), kind="stable")]

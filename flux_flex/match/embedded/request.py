@@ -120,6 +120,13 @@ def _compile(
     )
 
 
+def expand(low: IntArray, high: IntArray) -> IntArray:
+    """The numbers of several ranges one after the other: (2, 5), (9, 11) to 2 3 4 9 10."""
+    length = high - low
+    before = np.cumsum(length) - length
+    return np.arange(int(length.sum())) + np.repeat(low - before, length)
+
+
 def _homes(slot: Resource, graph: ResourceGraph) -> IntArray:
     """The lowest vertices with every content type of a slot below them: a slot is never
     gathered from two of them, as fluxion and sched-simple never spread one over nodes."""

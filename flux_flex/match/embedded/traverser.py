@@ -1,9 +1,9 @@
 """Traverser: find the vertices for a request in one state of the planner.
 
-Two passes. Bottom up, whole arrays at a time, it counts what each vertex could supply: first
+Two passes over whole arrays. Bottom up it counts what each vertex could supply:
 :meth:`Traversal.supply`, with :meth:`Traversal.qualified` for vertices that have requests below
-them. Top down, it then picks as many as are wanted, by the policy's preference, and lists what
-is claimed. Nothing here changes the planner for good.
+them. Top down it picks as many as are wanted in each *home*, a vertex that supplies are counted
+in, by the policy's preference, and lists what is claimed. Nothing here changes the planner.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from flux_flex.match.embedded.planner import IDLE, OWN, Planner
-from flux_flex.match.embedded.policies import Preference, ordered
-from flux_flex.match.embedded.request import Ask, Request
+from flux_flex.match.embedded.planner import IDLE, OWN, Claims, Planner
+from flux_flex.match.embedded.policies import Preference
+from flux_flex.match.embedded.request import Ask, Request, expand
 from flux_flex.model.graph import BoolArray, IntArray, ResourceGraph
 
 
@@ -24,14 +24,29 @@ class _NoFit(Exception):  # noqa: N818 - a way out of the recursion, never seen 
 
 @dataclass(slots=True)
 class Choice:
-    """What a traversal picked.
+    """What a traversal picked, as lists of arrays that belong together.
 
-    ``shown`` is what the match lists: vertex to (amount, exclusive). ``claims`` is what becomes
-    unavailable, vertex to amount: an exclusive vertex takes all that is below it along.
+    ``shown`` is what the match lists: (vertices, amounts, exclusive). ``whole`` are vertices
+    taken with all below them; ``leaves`` are amounts taken of single vertices.
     """
 
-    shown: dict[int, tuple[int, bool]] = field(default_factory=dict)
-    claims: dict[int, int] = field(default_factory=dict)
+    shown: list[tuple[IntArray, IntArray, bool]] = field(default_factory=list)
+    whole: list[IntArray] = field(default_factory=list)
+    leaves: list[tuple[IntArray, IntArray]] = field(default_factory=list)
+
+    def claims(self) -> Claims:
+        """What becomes unavailable."""
+        none = np.zeros(0, dtype=np.int64)
+        return Claims(
+            whole=np.concatenate(self.whole) if self.whole else none,
+            vertices=np.concatenate([v for v, _ in self.leaves]) if self.leaves else none,
+            amounts=np.concatenate([n for _, n in self.leaves]) if self.leaves else none,
+        )
+
+    def add(self, other: Choice) -> None:
+        self.shown += other.shown
+        self.whole += other.whole
+        self.leaves += other.leaves
 
 
 class Traversal:
@@ -46,28 +61,36 @@ class Traversal:
         self.request = request
         self.prefer = prefer
         self.eligible = _both(request.eligible, up)
+        self._supply: dict[int, IntArray] = {}
         self._qualified: dict[int, BoolArray] = {}
 
     def choose(self) -> Choice | None:
         """The vertices for the whole request, or None where it does not fit this state."""
         choice = Choice()
         try:
-            self._pick_siblings(self.request.asks, self.request.contested, 0, choice)
+            self._pick_siblings(self.request.asks, self.request.contested, _ROOT, choice)
         except _NoFit:
             return None
-        self._show_above(choice)
         return choice
 
     # -- bottom up: what could be supplied ------------------------------------------------------
 
     def supply(self, ask: Ask) -> IntArray:
         """How many of ``ask`` each of its homes could give, shape (n_homes,)."""
-        if ask.is_slot:
-            return self._slots(ask)
+        known = self._supply.get(id(ask))
+        if known is None:
+            known = self._slots(ask) if ask.is_slot else self._counted(ask)
+            self._supply[id(ask)] = known
+        return known
+
+    def _counted(self, ask: Ask) -> IntArray:
         if ask.row >= 0 and not ask.pooled and (self.eligible is None or ask.in_nodes):
             counted: IntArray = self.state[ask.row, ask.homes]
             return counted if self.eligible is None else counted * self.eligible[ask.homes]
-        before = np.concatenate(([0], np.cumsum(self._amount(ask))))
+        good = self.qualified(ask)
+        amount = np.where(good, self.state[OWN, ask.candidates], 0) if ask.row >= 0 else good
+        before = np.zeros(len(good) + 1, dtype=np.int64)
+        np.cumsum(amount, out=before[1:])
         found: IntArray = before[ask.high] - before[ask.low]
         return found
 
@@ -86,23 +109,20 @@ class Traversal:
     def _usable(self, ask: Ask) -> BoolArray:
         """Candidates that are up, meet the constraint, and are free as the request wants."""
         if ask.exclusive:
-            usable = self.state[IDLE, ask.candidates] == 0
+            usable: BoolArray = self.state[IDLE, ask.candidates] == 0
         else:
             usable = self.state[OWN, ask.candidates] > 0
         return usable if self.eligible is None else usable & self.eligible[ask.candidates]
 
-    def _amount(self, ask: Ask) -> IntArray:
-        """What each candidate counts for: a pool its free amount, any other vertex 1."""
-        good = self.qualified(ask)
-        return np.where(good, self.state[OWN, ask.candidates], 0) if ask.row >= 0 else 1 * good
-
     def _slots(self, slot: Ask) -> IntArray:
-        each = [self.supply(content) // content.count.least for content in slot.children]
-        slots = each[0] if len(each) == 1 else np.minimum.reduce(each)
-        if slot.contested:
-            total = sum(content.count.least for content in slot.children)
-            slots = np.minimum.reduce([self.supply(c) // total for c in slot.children])
-        for content in slot.children:
+        contents = slot.children
+        if slot.contested:  # they share one supply, at the least
+            together = sum(content.count.least for content in contents)
+            each = [self.supply(content) // together for content in contents]
+        else:
+            each = [self.supply(content) // content.count.least for content in contents]
+        slots: IntArray = each[0] if len(each) == 1 else np.minimum.reduce(each)
+        for content in contents:
             if content.pooled:
                 slots = self._whole_pools(content, slots)
         return slots
@@ -111,77 +131,141 @@ class Traversal:
         """Fewer slots where a pool is larger than one slot wants: a pool is not split between
         slots, since each has its resources for itself."""
         kept = slots.copy()
-        for h in np.flatnonzero(slots):
-            sizes = self.graph.size[self._preferred(content, h)].tolist()
-            kept[h] = min(int(slots[h]), _groups(sizes, content.count.least))
+        for home in np.flatnonzero(slots):
+            _, _, pools = self._ranked(content, np.array([home]))
+            groups = _groups(self.graph.size[pools].tolist(), content.count.least)
+            kept[home] = min(int(slots[home]), len(groups))
         return kept
 
     def _not_fought_over(self, ask: Ask, known: BoolArray) -> BoolArray:
         """Of ``known`` candidates, those in which a trial pick of all children succeeds."""
         kept = known.copy()
-        for i in np.flatnonzero(known):
+        for candidate in np.flatnonzero(known):
             try:
-                self._pick_siblings(ask.children, True, int(i), Choice())
+                self._pick_siblings(ask.children, True, np.array([candidate]), Choice())
             except _NoFit:
-                kept[i] = False
+                kept[candidate] = False
         return kept
 
     # -- top down: which to take ----------------------------------------------------------------
 
     def _pick_siblings(
-        self, asks: tuple[Ask, ...], contested: bool, home: int, choice: Choice
+        self, asks: tuple[Ask, ...], contested: bool, homes: IntArray, choice: Choice
     ) -> None:
-        """Pick for each of ``asks`` within its home number ``home``."""
+        """Pick for each of ``asks`` within each of ``homes``, given by number."""
         if not contested:
             for ask in asks:
-                self._pick(ask, home, choice)
+                self._pick(ask, homes, choice)
             return
-        # One after the other on a state that each changes for the next, put right at the end.
-        kept, outer = self.state, self._qualified
-        self.state = kept.copy()
+        for home in homes:
+            self._pick_in_turn(asks, np.array([home]), choice)
+
+    def _pick_in_turn(self, asks: tuple[Ask, ...], home: IntArray, choice: Choice) -> None:
+        """One after the other on a state that each changes for the next, put right at the end."""
+        kept = self.state, self._supply, self._qualified
+        self.state = self.state.copy()
         try:
             for ask in asks:
-                self._qualified = {}
+                self._supply, self._qualified = {}, {}
                 mine = Choice()
                 self._pick(ask, home, mine)
-                self.planner.take_from(self.state, *claim_arrays(mine))
-                choice.shown |= mine.shown
-                choice.claims |= mine.claims
+                self.planner.take_from(self.state, mine.claims())
+                choice.add(mine)
         finally:
-            self.state, self._qualified = kept, outer
+            self.state, self._supply, self._qualified = kept
 
-    def _pick(self, ask: Ask, home: int, choice: Choice) -> None:
-        if ask.is_slot:
-            self._pick_slots(ask, home, choice)
+    def _pick(self, ask: Ask, homes: IntArray, choice: Choice) -> None:
+        supply = self.supply(ask)
+        if ask.spread:
+            wanted = ask.count.largest_within(int(supply.sum()))
+            if not wanted:
+                raise _NoFit
+            share = self._share_out(ask, supply, wanted)
+            homes = np.flatnonzero(share)
+            self._take(ask, homes, share[homes], choice)
             return
-        available = int(self.supply(ask)[home])
-        wanted = ask.count.largest_within(available)
-        if not wanted:
-            raise _NoFit
-        self._take(ask, home, wanted, choice)
-
-    def _pick_slots(self, slot: Ask, home: int, choice: Choice) -> None:
-        slots = self._slots(slot)
-        if slot.spread:
-            wanted = slot.count.largest_within(int(slots.sum()))
-            share = self._share_out(slot, slots, wanted)
+        available = supply[homes]
+        if ask.count.least == ask.count.most:
+            wanted_of = np.full(len(homes), ask.count.least)
         else:
-            wanted = slot.count.largest_within(int(slots[home]))
-            share = np.zeros_like(slots)
-            share[home] = wanted
-        if not wanted:
+            wanted_of = np.array([ask.count.largest_within(n) for n in available.tolist()])
+        if (available < ask.count.least).any() or not wanted_of.all():
             raise _NoFit
-        for h in np.flatnonzero(share):
-            self._fill(slot, int(h), int(share[h]), choice)
+        self._take(ask, homes, wanted_of, choice)
 
-    def _fill(self, slot: Ask, home: int, n: int, choice: Choice) -> None:
-        """Take the contents of ``n`` slots in one home."""
-        for content in slot.children:
-            if content.pooled and content.row >= 0:
-                for _ in range(n):
-                    self._take(content, home, content.count.least, choice)
-            else:
-                self._take(content, home, n * content.count.least, choice)
+    def _take(self, ask: Ask, homes: IntArray, wanted: IntArray, choice: Choice) -> None:
+        """Take ``wanted[i]`` of ``ask`` in ``homes[i]``."""
+        if ask.is_slot:
+            for content in ask.children:
+                if content.pooled and content.row >= 0:
+                    self._take_whole_pools(content, homes, wanted, choice)
+                else:
+                    self._take(content, homes, wanted * content.count.least, choice)
+            return
+        place, rank, vertices = self._ranked(ask, homes)
+        if ask.pooled and ask.row >= 0:
+            self._take_pools(ask, place, vertices, wanted, choice)
+            return
+        kept = rank < wanted[place]
+        vertices = vertices[kept]
+        if len(vertices) < wanted.sum():
+            raise _NoFit
+        self._take_vertices(ask, vertices, choice)
+
+    def _take_vertices(self, ask: Ask, vertices: IntArray, choice: Choice) -> None:
+        sizes = self.graph.size[vertices]
+        if ask.row >= 0:
+            choice.shown.append((vertices, sizes, ask.exclusive))
+            choice.leaves.append((vertices, sizes))
+            return
+        if ask.exclusive:
+            choice.whole.append(vertices)
+        if ask.whole and not ask.contested:
+            # Exclusive by its own word, not by a slot's: all that is below it is listed too, so
+            # what exactly would serve its children does not matter.
+            inside = expand(vertices, self.graph.end[vertices])
+            choice.shown.append((inside, self.graph.size[inside], True))
+            return
+        choice.shown.append((vertices, sizes, ask.exclusive))
+        if ask.children:
+            below = Choice()
+            numbers = np.searchsorted(ask.candidates, vertices)
+            self._pick_siblings(ask.children, ask.contested, numbers, below)
+            choice.shown += below.shown
+            if not ask.exclusive:
+                choice.whole += below.whole
+                choice.leaves += below.leaves
+
+    def _take_pools(
+        self, ask: Ask, place: IntArray, pools: IntArray, wanted: IntArray, choice: Choice
+    ) -> None:
+        """Amounts of pools, one pool after the other until there is enough."""
+        left = wanted.tolist()
+        free = self.state[OWN, pools].tolist()
+        taken = []
+        for i, home in enumerate(place.tolist()):
+            most = free[i] if ask.exclusive else min(free[i], left[home])
+            taken.append(most if left[home] > 0 else 0)
+            left[home] -= taken[-1]
+        if max(left, default=0) > 0:
+            raise _NoFit
+        amounts = np.array(taken, dtype=np.int64)
+        kept = amounts > 0
+        choice.shown.append((pools[kept], amounts[kept], ask.exclusive))
+        choice.leaves.append((pools[kept], amounts[kept]))
+
+    def _take_whole_pools(
+        self, content: Ask, homes: IntArray, slots: IntArray, choice: Choice
+    ) -> None:
+        """Whole pools for each slot, as :meth:`_whole_pools` counted them."""
+        for home, n in zip(homes, slots.tolist(), strict=True):
+            _, _, pools = self._ranked(content, np.array([home]))
+            groups = _groups(self.graph.size[pools].tolist(), content.count.least)
+            if len(groups) < n:
+                raise _NoFit
+            taken = pools[: groups[n - 1]]
+            choice.shown.append((taken, self.graph.size[taken], True))
+            choice.leaves.append((taken, self.graph.size[taken]))
 
     def _share_out(self, slot: Ask, slots: IntArray, wanted: int) -> IntArray:
         """How many of ``wanted`` slots each home gives, of the ``slots`` that it has.
@@ -189,8 +273,11 @@ class Traversal:
         The slots of one home are ranked by the number of their first vertex, and so are those
         of all homes together; equal ones go to the earlier home.
         """
+        if self.prefer is None:
+            return np.diff(np.minimum(np.cumsum(slots), wanted), prepend=0)
         first = slot.children[0]
-        home, rank, vertex = self._ranked(first)
+        home, rank, vertex = self._ranked(first, np.flatnonzero(slots))
+        home = np.flatnonzero(slots)[home]
         per_slot = first.count.least
         leads = (rank % per_slot == 0) & (rank // per_slot < slots[home])
         home, vertex = home[leads], vertex[leads]
@@ -198,84 +285,37 @@ class Traversal:
         share = np.bincount(home[best], minlength=len(slots))
         missing = wanted - int(share.sum())
         if missing > 0:  # pools of several units: fewer vertices lead than there are slots
-            room = slots - share
-            share = share + np.diff(np.minimum(np.cumsum(room), missing), prepend=0)
+            share = share + np.diff(np.minimum(np.cumsum(slots - share), missing), prepend=0)
         return share
 
-    def _ranked(self, ask: Ask) -> tuple[IntArray, IntArray, IntArray]:
-        """Usable candidates of all homes: (home, rank by preference within it, vertex)."""
-        length = ask.high - ask.low
-        home = np.repeat(np.arange(len(length)), length)
-        place = np.arange(len(home)) + np.repeat(ask.low - (np.cumsum(length) - length), length)
-        kept = self.qualified(ask)[place]
-        home, vertex = home[kept], ask.candidates[place[kept]]
-        order = np.lexsort((self.prefer(self.graph.local_id[vertex]), home))
-        home, vertex = home[order], vertex[order]
-        start = np.searchsorted(home, np.arange(len(ask.homes)))
-        return home, np.arange(len(home)) - start[home], vertex
-
-    def _preferred(self, ask: Ask, home: int) -> IntArray:
-        """Usable candidates in one home, the preferred ones first."""
-        window = slice(ask.low[home], ask.high[home])
-        usable = self.qualified(ask)[window]
-        return ordered(ask.candidates[window][usable], self.graph.local_id, self.prefer)
-
-    def _take(self, ask: Ask, home: int, wanted: int, choice: Choice) -> None:
-        """Take ``wanted`` of ``ask`` in a home: vertices, or amounts of pools."""
-        for vertex in self._preferred(ask, home).tolist():
-            if wanted <= 0:
-                return
-            if vertex in choice.claims:
-                continue
-            wanted -= self._take_one(ask, vertex, wanted, choice)
-        if wanted > 0:
-            raise _NoFit
-
-    def _take_one(self, ask: Ask, vertex: int, wanted: int, choice: Choice) -> int:
-        size = int(self.graph.size[vertex])
-        if ask.row >= 0:
-            taken = size if ask.exclusive else min(wanted, int(self.state[OWN, vertex]))
-            choice.shown[vertex] = (taken, ask.exclusive)
-            choice.claims[vertex] = taken
-            return taken
-        choice.shown[vertex] = (size, ask.exclusive)
-        candidate = int(np.searchsorted(ask.candidates, vertex))
-        self._pick_siblings(ask.children, ask.contested, candidate, choice)
-        if ask.exclusive:
-            inside = range(vertex, int(self.graph.end[vertex]))
-            sizes = self.graph.size[inside.start : inside.stop].tolist()
-            choice.claims.update(zip(inside, sizes, strict=True))
-            if ask.whole:  # said in the jobspec, not implied by a slot: all of it is listed
-                choice.shown.update((v, (n, True)) for v, n in zip(inside, sizes, strict=True))
-        return 1
-
-    def _show_above(self, choice: Choice) -> None:
-        """List the vertices on the way from the root, which are shared."""
-        parent = self.graph.parent
-        for vertex in list(choice.shown):
-            above = int(parent[vertex])
-            while above >= 0 and above not in choice.shown:
-                choice.shown[above] = (int(self.graph.size[above]), False)
-                above = int(parent[above])
+    def _ranked(self, ask: Ask, homes: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+        """Qualified candidates in some homes: (place in ``homes``, rank there by preference,
+        vertex), ordered by place, and by preference within one."""
+        low, high = ask.low[homes], ask.high[homes]
+        candidate = expand(low, high)
+        place = np.repeat(np.arange(len(homes)), high - low)
+        kept = self.qualified(ask)[candidate]
+        place, vertex = place[kept], ask.candidates[candidate[kept]]
+        if self.prefer is not None:
+            order = np.lexsort((self.prefer(self.graph.local_id[vertex]), place))
+            place, vertex = place[order], vertex[order]
+        rank = np.arange(len(place)) - np.searchsorted(place, np.arange(len(homes)))[place]
+        return place, rank, vertex
 
 
-def claim_arrays(choice: Choice) -> tuple[IntArray, IntArray]:
-    """The claims as (vertices, amounts)."""
-    n = len(choice.claims)
-    return (
-        np.fromiter(choice.claims.keys(), dtype=np.int64, count=n),
-        np.fromiter(choice.claims.values(), dtype=np.int64, count=n),
-    )
+_ROOT = np.zeros(1, dtype=np.int64)
 
 
-def _groups(sizes: list[int], wanted: int) -> int:
-    """How many groups of at least ``wanted`` in all can be gathered in this order."""
-    groups = gathered = 0
-    for size in sizes:
+def _groups(sizes: list[int], wanted: int) -> list[int]:
+    """Where groups of at least ``wanted`` end when gathered in this order: for 2, 2, 4 and 3
+    wanted, after the first 2 and after all 3."""
+    ends, gathered = [], 0
+    for i, size in enumerate(sizes):
         gathered += size
         if gathered >= wanted:
-            groups, gathered = groups + 1, 0
-    return groups
+            ends.append(i + 1)
+            gathered = 0
+    return ends
 
 
 def _both(one: BoolArray | None, other: BoolArray | None) -> BoolArray | None:
