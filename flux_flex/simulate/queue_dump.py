@@ -39,6 +39,11 @@ class RunningJob:
     end_s: float
     R: Mapping[str, object]
 
+    @property
+    def duration_s(self) -> float:
+        """From start to end; 0 for a job without a time limit, as in a jobspec."""
+        return 0.0 if math.isinf(self.end_s) else self.end_s - self.started_s
+
 
 def read_dump(
     jobs_path: Path, jobspecs_path: Path, graph: ResourceGraph, now: float | None

@@ -164,8 +164,9 @@ class _Replay:
 
     def _hold(self, running: RunningJob) -> None:
         """A job that runs already holds what it holds until its expiration."""
-        duration_s = 0.0 if math.isinf(running.end_s) else running.end_s - running.started_s
-        match = self.local.update(running.jobid, running.R, running.started_s, duration_s)
+        match = self.local.update(
+            running.jobid, running.R, running.started_s, running.duration_s
+        )
         record = JobRecord(
             running.jobid,
             running.name,

@@ -1,0 +1,119 @@
+"""The ``flux-flex`` command: parses the words, calls the command's own module, ends with a code.
+
+Nothing heavy is imported before a command is known, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from flux_flex import __version__
+from flux_flex.errors import EXIT_BAD_INPUT, FlexError
+
+EXIT_INTERNAL = 70
+EXIT_INTERRUPTED = 130
+
+EXIT_CODES = """\
+exit codes:
+  0    done; for match: it fits
+  1    match: it fits, but not now
+  2    match: it never fits
+  3    bad input: a file, a key, a number or the words of the command
+  70   an error of flux-flex itself
+  130  interrupted
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Wrong words are bad input: 2, argparse's own code, means "never" here."""
+        self.exit(EXIT_BAD_INPUT, f"flux-flex: {message}\ntry {self.prog} --help\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _parser().parse_args(argv)
+    try:
+        command = importlib.import_module(f"flux_flex.cli.{options.command}")
+        code: int = command.run(options)
+        sys.stdout.flush()
+        return code
+    except FlexError as error:
+        print(f"flux-flex: {error}", file=sys.stderr)  # noqa: T201 - the command's own voice
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("flux-flex: interrupted", file=sys.stderr)  # noqa: T201
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output, such as head, has seen enough. Python would complain again
+        # when it flushes at exit, so the rest goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # noqa: BLE001 - no traceback reaches a user
+        if os.environ.get("FLUX_FLEX_DEBUG"):
+            raise
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        remedy = "this is a bug; run again with FLUX_FLEX_DEBUG=1 and report what it shows"
+        print(f"flux-flex: internal error: {what}\n{remedy}", file=sys.stderr)  # noqa: T201
+        return EXIT_INTERNAL
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="flux-flex",
+        description="Decides when a Flux queue should burst to the cloud, with what, at what cost.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"flux-flex {__version__}")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=_Parser
+    )
+    _add_simulate(commands.add_parser("simulate", help="replay a queue with and without bursting"))
+    _add_plan(commands.add_parser("plan", help="decide once, for a queue as it is now"))
+    _add_match(commands.add_parser("match", help="ask whether a jobspec fits a resource graph"))
+    _add_explain(commands.add_parser("explain", help="show all that was weighed for one job"))
+    return parser
+
+
+def _add_simulate(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Replay a queue under a virtual clock, without and with bursting."
+    parser.add_argument("scenario", metavar="SCENARIO", help="a scenario file (YAML)")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON (docs/json.md)")
+    parser.add_argument("--svg", metavar="FILE", help="draw the timeline of nodes and jobs")
+    parser.add_argument("--out", metavar="DIR", help="write a MiniCluster manifest for each burst")
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Decide once what to rent for a queue, at the moment it was dumped."
+    parser.add_argument("scenario", metavar="SCENARIO", help="a scenario file (YAML)")
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON (docs/json.md)")
+    parser.add_argument("--out", metavar="DIR", help="write a MiniCluster manifest for each burst")
+
+
+def _add_match(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Ask one question: 0 it fits, 1 not now, 2 never, 3 the question cannot be read."
+    )
+    parser.add_argument("jobspec", metavar="JOBSPEC", help="a jobspec (YAML or JSON), - for stdin")
+    parser.add_argument("--graph", metavar="G", required=True, help="an R or a JGF file")
+    parser.add_argument(
+        "--busy", metavar="R", action="append", default=[], help="an R of what is in use, repeatable"
+    )
+    parser.add_argument("--policy", default="first", help="first, low or high")
+    parser.add_argument(
+        "--format", choices=["tree", "jgf", "R", "json"], default="tree", help="how to print it"
+    )
+
+
+def _add_explain(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Show every alternative that was weighed for one job."
+    parser.add_argument("jobid", metavar="JOBID", help="a job id as `flux jobs` shows it, or a name")
+    parser.add_argument(
+        "--plan", metavar="FILE", required=True, help="what plan or simulate printed with --json"
+    )

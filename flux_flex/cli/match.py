@@ -1,0 +1,127 @@
+"""``flux-flex match``: one question to a resource graph."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.tree import Tree
+
+from flux_flex.cli.console import console, word
+from flux_flex.errors import BadInput
+from flux_flex.match import Match, open_matcher
+from flux_flex.model.graph import ResourceGraph, graph_from_r
+from flux_flex.model.jgf import parse_jgf
+from flux_flex.model.jobspec import load_jobspec
+from flux_flex.model.rv1 import parse_r
+from flux_flex.simulate.files import read_json, read_text
+
+# Below this many vertices a tree shows each; above, those of one kind share a line.
+_FOLD_FROM = 4
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command: 0, or Busy, Unsatisfiable or BadInput."""
+    matcher = open_matcher(_graph(Path(options.graph)), policy=options.policy)
+    for number, name in enumerate(options.busy, start=1):
+        path = Path(name)
+        try:
+            matcher.update(-number, _mapping(read_json(path)), 0.0, 0.0)
+        except BadInput as error:
+            raise error if str(path) in error.where else error.at(str(path)) from None
+    place, text = _jobspec_text(options.jobspec)
+    try:
+        match = matcher.allocate(load_jobspec(text))
+    except BadInput as error:
+        raise error.at(place) from None
+    _print(match, options.format)
+    return 0
+
+
+def _graph(path: Path) -> ResourceGraph:
+    document = read_json(path)
+    try:
+        if isinstance(document, Mapping) and "execution" in document:
+            return graph_from_r(parse_r(document))
+        return parse_jgf(document)
+    except BadInput as error:
+        raise error.at(str(path)) from None
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    if not isinstance(value, Mapping):
+        raise BadInput("not an R", "", "give R version 1 (RFC 20)")
+    return value
+
+
+def _jobspec_text(name: str) -> tuple[str, str]:
+    if name != "-":
+        return name, read_text(Path(name))
+    try:
+        return "standard input", sys.stdin.read()
+    except UnicodeDecodeError:
+        raise BadInput("not UTF-8", "standard input", "send text") from None
+
+
+def _print(match: Match, form: str) -> None:
+    if form == "tree":
+        console().print(_tree(match))
+        return
+    document: object = {"jgf": match.to_jgf, "R": match.to_r, "json": lambda: _json(match)}[form]()
+    sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+def _json(match: Match) -> dict[str, object]:
+    return {
+        "at": match.at,
+        "duration": match.duration_s,
+        "nodes": match.hosts,
+        "vertices": {path: list(found) for path, found in match.vertices.items()},
+    }
+
+
+def _tree(match: Match) -> Tree:
+    chosen = match.chosen
+    below: dict[int, list[int]] = {}
+    for vertex in sorted(chosen):
+        below.setdefault(int(match.graph.parent[vertex]), []).append(vertex)
+    root = below[-1][0]
+    tree = Tree(_line(match, [root], chosen))
+    stack = [(tree, root)]
+    while stack:
+        branch, vertex = stack.pop()
+        for group in _folded(match.graph, below.get(vertex, []), below):
+            twig = branch.add(_line(match, group, chosen))
+            if len(group) == 1:
+                stack.append((twig, group[0]))
+    return tree
+
+
+def _folded(
+    graph: ResourceGraph, vertices: list[int], below: Mapping[int, list[int]]
+) -> list[list[int]]:
+    """Siblings of one type with nothing below them together, where there are several."""
+    groups: list[list[int]] = []
+    leaves: dict[str, list[int]] = {}
+    for vertex in vertices:
+        if vertex in below:
+            groups.append([vertex])
+        else:
+            leaves.setdefault(graph.type_name(vertex), []).append(vertex)
+    for group in leaves.values():
+        groups += [group] if len(group) >= _FOLD_FROM else [[vertex] for vertex in group]
+    return groups
+
+
+def _line(match: Match, group: list[int], chosen: Mapping[int, tuple[int, bool]]) -> object:
+    graph, vertex = match.graph, group[0]
+    amount, exclusive = chosen[vertex]
+    if len(group) > 1:
+        total = sum(chosen[v][0] for v in group)
+        return word(f"{graph.type_name(vertex)} x {total}", "green" if exclusive else "")
+    size = f" ({amount} of {int(graph.size[vertex])})" if int(graph.size[vertex]) != 1 else ""
+    shared = "" if exclusive else " shared"
+    return word(f"{graph.names[vertex]}{size}{shared}", "green" if exclusive else "dim")

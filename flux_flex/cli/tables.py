@@ -1,0 +1,151 @@
+"""The tables of ``simulate`` and ``plan``, made from the same documents as their JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from flux_flex.cli.console import VERDICT_STYLE, plain_table, word
+from flux_flex.model.duration import format_duration
+
+# Longer tables help nobody on a terminal; the JSON has it all.
+MAX_ROWS = 60
+
+Row = Mapping[str, Any]
+
+
+def decisions_table(decisions: Sequence[Row], *, with_time: bool) -> Table:
+    """One row a decision; ``with_time`` adds when it was made."""
+    table = plain_table()
+    if with_time:
+        table.add_column("at", justify="right", no_wrap=True)
+    table.add_column("job", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("reason", ratio=1)
+    table.add_column("nodes", justify="right", no_wrap=True)
+    table.add_column("type", no_wrap=True)
+    table.add_column("cost", justify="right", no_wrap=True)
+    table.add_column("here", justify="right", no_wrap=True)
+    table.add_column("there", justify="right", no_wrap=True)
+    for row in decisions[:MAX_ROWS]:
+        cells = _decision_cells(row)
+        table.add_row(*([duration(row["at_s"])] if with_time else []), *cells)
+    return table
+
+
+def _decision_cells(row: Row) -> list[Any]:
+    chosen = row["chosen"] or {}
+    return [
+        word(f"{row['name'][:20]} {row['jobid']}"),
+        word(row["verdict"], VERDICT_STYLE.get(row["verdict"], "")),
+        word(row["reason"]),
+        str(chosen["nodes"]) if chosen else "",
+        word(chosen.get("type", "")),
+        usd(chosen["cost_usd"]) if chosen else "",
+        wait(row, "start_here_s"),
+        wait(row, "start_there_s") if chosen else "",
+    ]
+
+
+def wait(row: Row, key: str) -> str:
+    """How long after the decision the job would start; never where it would not."""
+    start = row[key]
+    return "never" if start is None else duration(max(0.0, start - row["at_s"]))
+
+
+def left_out(rows: Sequence[Row]) -> str:
+    """What a table did not show."""
+    hidden = len(rows) - MAX_ROWS
+    return f"… {hidden} more; --json has them all" if hidden > 0 else ""
+
+
+def summary_table(summary: Row) -> Table:
+    """Without bursting and with it, side by side."""
+    table = plain_table()
+    for name, justify in (("", "left"), ("without bursting", "right"), ("with bursting", "right")):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for title, key, show in _FIGURES:
+        row = [show(summary[side][key]) for side in ("without", "with")]
+        if key not in _SHOWN_IF_ANY or any(summary[side][key] for side in ("without", "with")):
+            table.add_row(title, *row)
+    return table
+
+
+def bursts_table(bursts: Sequence[Row], names: Mapping[str, str]) -> Table:
+    """One row a burst; ``names`` are the jobs' names by id."""
+    table = plain_table()
+    for title, justify in (
+        ("burst", "left"), ("nodes", "right"), ("type", "left"), ("provider", "left"),
+        ("$/h", "right"), ("ready", "right"), ("jobs", "left"),
+    ):  # fmt: skip
+        table.add_column(title, justify=justify, no_wrap=title != "jobs")  # type: ignore[arg-type]
+    for row in bursts[:MAX_ROWS]:
+        jobs = ", ".join(f"{names.get(job, '')} {job}".strip() for job in row["jobs"][:6])
+        more = len(row["jobs"]) - 6
+        table.add_row(
+            word(row["burst"]),
+            str(row["nodes"]),
+            word(row["type"]),
+            word(row["provider"]),
+            usd(row["cost_per_hour_usd"]),
+            duration(row["ready_s"]),
+            word(jobs + (f" and {more} more" if more > 0 else "")),
+        )
+    return table
+
+
+def alternatives_table(decision: Row) -> Table:
+    """Everything that was weighed for one job, the cheapest first."""
+    table = plain_table()
+    for title, justify in (
+        ("type", "left"), ("provider", "left"), ("onto", "left"), ("nodes", "right"),
+        ("new", "right"), ("starts in", "right"), ("cost", "right"), ("", "left"),
+    ):  # fmt: skip
+        table.add_column(title, justify=justify, no_wrap=bool(title))  # type: ignore[arg-type]
+    for one in decision["alternatives"]:
+        never = one["start_s"] is None
+        table.add_row(
+            word(one["type"]),
+            word(one["provider"]),
+            word(one["burst"] or "new nodes"),
+            "" if never else str(one["nodes"]),
+            "" if never else str(one["new_nodes"]),
+            "never" if never else duration(max(0.0, one["start_s"] - decision["at_s"])),
+            "" if never else usd(one["cost_usd"]),
+            word(one["rejected"] or "chosen", "" if one["rejected"] else "bold green"),
+        )
+    return table
+
+
+def duration(seconds: float | None) -> str:
+    """A duration for people, or a dash."""
+    return "-" if seconds is None else format_duration(seconds)
+
+
+def usd(amount: float | None) -> str:
+    """Dollars and cents, or a dash."""
+    return "-" if amount is None else f"${amount:,.2f}"
+
+
+def _count(value: int) -> str:
+    return f"{value:,}"
+
+
+def _hours(value: float) -> str:
+    return f"{value:,.1f}"
+
+
+_FIGURES = (
+    ("all jobs done after", "makespan_s", duration),
+    ("mean wait", "mean_wait_s", duration),
+    ("longest wait", "max_wait_s", duration),
+    ("node-hours here", "local_node_hours", _hours),
+    ("node-hours rented", "rented_node_hours", _hours),
+    ("dollars", "cost_usd", usd),
+    ("jobs finished", "jobs_finished", _count),
+    ("jobs not finished", "jobs_unfinished", _count),
+    ("jobs refused", "jobs_refused", _count),
+)
+_SHOWN_IF_ANY = frozenset({"jobs_unfinished", "jobs_refused"})
