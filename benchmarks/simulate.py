@@ -32,8 +32,6 @@ BURST = {
             "name": "eks",
             "boot": "6m",
             "types": [
-                _type
-                for _type in (
                     {"name": "hpc7a.96xlarge", "cores": 192, "vcpus": 192, "gpus": 0, "efa": 2,
                      "memory_gib": 768.0, "network_gbps": 300.0, "price_per_hour_usd": 7.2},
                     {"name": "hpc6id.32xlarge", "cores": 64, "vcpus": 64, "gpus": 0, "efa": 2,
@@ -42,7 +40,6 @@ BURST = {
                      "memory_gib": 32.0, "network_gbps": 6.25, "price_per_hour_usd": 0.714},
                     {"name": "p5.48xlarge", "cores": 96, "vcpus": 192, "gpus": 8, "efa": 32,
                      "memory_gib": 2048.0, "network_gbps": 3200.0, "price_per_hour_usd": 55.04},
-                )
             ],
         }
     ],
@@ -73,7 +70,7 @@ def jobspec(rng: random.Random) -> tuple[Jobspec, float]:
 
 def scenario(jobs: int, seed: int, policy: str) -> Scenario:
     """A queue of ``jobs`` jobs whose arrivals keep the load, whatever their number."""
-    rng = random.Random(seed)  # noqa: S311 - not for secrets
+    rng = random.Random(seed)
     submissions, now = [], 0.0
     for jobid in range(1, jobs + 1):
         spec, node_s = jobspec(rng)

@@ -19,7 +19,7 @@ from typing import Literal
 
 from flux_flex.burst.catalog import NodeType
 from flux_flex.burst.limits import Commitment, Headroom
-from flux_flex.burst.market import Placed, alone, misfit, node_numbers, pack
+from flux_flex.burst.market import MAX_NODES, Placed, alone, at_least, misfit, node_numbers, pack
 from flux_flex.burst.select import PendingJob, within_depth
 from flux_flex.config import BurstConfig, Provider
 from flux_flex.errors import Busy, Unsatisfiable
@@ -201,7 +201,7 @@ class _Round:
             return Decision(job, "impossible", why, local_s)
         if local_s - self.at.now_s <= self.config.threshold:
             return Decision(job, "stay", here, local_s)
-        ways = [self._weighed(way, job, local_s) for way in self._ways(job, local_s)]
+        ways = [self._weighed(way, local_s) for way in self._ways(job, local_s)]
         ways.sort(key=lambda way: (way.seen.cost_usd, way.seen.start_s, way.seen.type))
         seen = tuple(way.seen for way in ways)
         for way in ways:
@@ -247,14 +247,16 @@ class _Round:
         first = next(one for one in possible if one not in late)
         return Decision(job, "deferred", first.rejected, local_s, None, seen)
 
-    def _weighed(self, way: _Way, job: PendingJob, local_s: float) -> _Way:
+    def _weighed(self, way: _Way, local_s: float) -> _Way:
         """The way with the reason that rules it out, if there is one."""
         one = way.seen
         if one.rejected:
             return way
         if local_s - one.start_s <= self.config.threshold:
             gain = format_duration(max(0.0, local_s - one.start_s))
-            rejected = f"not sooner by more than {format_duration(self.config.threshold)}: by {gain}"
+            rejected = (
+                f"not sooner by more than {format_duration(self.config.threshold)}: by {gain}"
+            )
         else:
             rejected = self.room.refusal(way.commitment) if way.commitment else ""
         way.seen = replace(one, rejected=rejected)
@@ -273,10 +275,30 @@ class _Round:
                     never = Alternative(provider.name, node_type.name, 0, 0, math.inf, 0.0, 0.0)
                     yield _Way(replace(never, rejected=why))
                     continue
+                if at_least(job.jobspec, node_type) > self._most():
+                    yield self._too_large(provider, node_type, job)
+                    continue
                 for order in list(self.orders.values()):
                     if (order.provider, order.node_type) == (provider.name, node_type):
                         yield self._grown(order, job)
                 yield self._new(provider, node_type, job)
+
+    def _most(self) -> int:
+        limit = self.config.limits.nodes
+        return MAX_NODES if limit is None else min(limit, MAX_NODES)
+
+    def _too_large(self, provider: Provider, node_type: NodeType, job: PendingJob) -> _Way:
+        """More nodes than may ever be rented: said without trying to place the job on them."""
+        nodes, price = at_least(job.jobspec, node_type), node_type.price_per_hour_usd
+        start_s = self.at.now_s + provider.boot
+        paid_s = provider.boot + job.jobspec.duration_s + self.config.idle_timeout
+        cost = _cost(nodes, node_type, paid_s)
+        why = f"at most {self._most()} nodes may be rented at once, it takes {nodes}"
+        return _Way(
+            Alternative(
+                provider.name, node_type.name, nodes, nodes, start_s, cost, nodes * price, "", why
+            )
+        )
 
     def _unfit(self, job: PendingJob, node_type: NodeType) -> str:
         allowed = self.config.limits.types
@@ -322,9 +344,7 @@ class _Round:
         burst = f"burst-{self.at.next_burst + len(self.orders)}"
         ready_s = self.at.now_s + provider.boot
         packing = alone(job, node_type, ready_s)
-        order = Order(
-            burst, provider.name, node_type, packing.nodes, ready_s, packing.placed
-        )
+        order = Order(burst, provider.name, node_type, packing.nodes, ready_s, packing.placed)
         return self._order_way(job, order, None)
 
     def _order_way(self, job: PendingJob, order: Order, before: Order | None) -> _Way:

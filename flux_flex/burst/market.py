@@ -21,8 +21,8 @@ from flux_flex.model.jobspec import Jobspec, Resource
 RENTED_TYPES = frozenset({"cluster", "node", "core", "gpu", "slot"})
 
 
-# No single rental is larger than this.
-MAX_NODES = 1 << 17
+# No single rental is larger than this: placing a job on more nodes would take too long.
+MAX_NODES = 4096
 
 
 @lru_cache(maxsize=512)
@@ -62,7 +62,7 @@ class Packing:
 @lru_cache(maxsize=8192)
 def nodes_for(jobspec: Jobspec, node_type: NodeType, most: int) -> int | None:
     """The fewest nodes of a type that the job takes, or None where ``most`` are too few."""
-    nodes = min(_at_least(jobspec, node_type), most)
+    nodes = min(at_least(jobspec, node_type), most)
     while True:
         used = _used(jobspec, node_type, nodes)
         if used is not None:
@@ -125,9 +125,12 @@ def misfit(jobspec: Jobspec, node_type: NodeType, efa_from_nodes: int) -> str:
             return f"wants {wants} {kind}{'s' * (wants > 1)} on a node, it has {has}"
     if efa_from_nodes and not node_type.efa and nodes_asked(jobspec) >= efa_from_nodes:
         return f"no EFA, which jobs of {efa_from_nodes} nodes or more need"
-    # The bounds above are about one node. What is left, such as ranges, the matcher knows.
-    enough = 2 * _at_least(jobspec, node_type)
-    return "" if nodes_for(jobspec, node_type, enough) else "does not fit its nodes"
+    # The bounds above are about one node. What is left, such as slots that do not pack, the
+    # matcher knows.
+    few = at_least(jobspec, node_type)
+    if few > MAX_NODES or nodes_for(jobspec, node_type, 2 * few):
+        return ""
+    return "does not fit its nodes"
 
 
 def nodes_asked(jobspec: Jobspec) -> int:
@@ -147,7 +150,7 @@ def _within_one_node(item: Resource, kind: str) -> int:
         own = item.count.least if item.type == kind else 0
         return own + item.count.least * sum(inside(child) for child in item.children)
 
-    if item.type == "node" or item.is_slot and not _names_node(item):
+    if item.type == "node" or (item.is_slot and not _names_node(item)):
         return sum(inside(child) for child in item.children)
     if item.type == kind:
         return 1
@@ -158,7 +161,7 @@ def _names_node(item: Resource) -> bool:
     return any(below.type == "node" for below in item.walk())
 
 
-def _at_least(jobspec: Jobspec, node_type: NodeType) -> int:
+def at_least(jobspec: Jobspec, node_type: NodeType) -> int:
     """A lower bound of the nodes needed: by count, and by the sum of cores and gpus."""
 
     def total(item: Resource, kind: str) -> int:

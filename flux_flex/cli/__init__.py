@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # when it flushes at exit, so the rest goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:  # noqa: BLE001 - no traceback reaches a user
+    except Exception as error:  # no traceback reaches a user
         if os.environ.get("FLUX_FLEX_DEBUG"):
             raise
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
@@ -84,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
     parser.description = "Replay a queue under a virtual clock, without and with bursting."
     parser.add_argument("scenario", metavar="SCENARIO", help="a scenario file (YAML)")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON (docs/json.md)")
+    parser.add_argument(
+        "--json", action="store_true", help="print the report as JSON (docs/json.md)"
+    )
     parser.add_argument("--svg", metavar="FILE", help="draw the timeline of nodes and jobs")
     parser.add_argument("--out", metavar="DIR", help="write a MiniCluster manifest for each burst")
 
@@ -103,7 +105,11 @@ def _add_match(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("jobspec", metavar="JOBSPEC", help="a jobspec (YAML or JSON), - for stdin")
     parser.add_argument("--graph", metavar="G", required=True, help="an R or a JGF file")
     parser.add_argument(
-        "--busy", metavar="R", action="append", default=[], help="an R of what is in use, repeatable"
+        "--busy",
+        metavar="R",
+        action="append",
+        default=[],
+        help="an R of what is in use, repeatable",
     )
     parser.add_argument("--policy", default="first", help="first, low or high")
     parser.add_argument(
@@ -113,7 +119,9 @@ def _add_match(parser: argparse.ArgumentParser) -> None:
 
 def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.description = "Show every alternative that was weighed for one job."
-    parser.add_argument("jobid", metavar="JOBID", help="a job id as `flux jobs` shows it, or a name")
+    parser.add_argument(
+        "jobid", metavar="JOBID", help="a job id as `flux jobs` shows it, or a name"
+    )
     parser.add_argument(
         "--plan", metavar="FILE", required=True, help="what plan or simulate printed with --json"
     )

@@ -52,13 +52,13 @@ def _find(document: Mapping[str, Any], wanted: str, path: Path) -> list[Mapping[
     except BadInput:
         found = []
     found = found or [one for one in rows if one.get("name") == wanted]
-    ids = {one.get("id") for one in found}
+    ids = {one["id"] for one in found if isinstance(one.get("id"), int)}
     if not found:
         jobs = ", ".join(sorted({str(one.get("jobid")) for one in rows})[:8])
         what = f"nothing was decided on job {wanted[:40]!r}"
         raise BadInput(what, str(path), f"it has decisions on: {jobs}" if jobs else "it is empty")
     if len(ids) > 1:
-        some = ", ".join(f58(i) for i in sorted(ids)[:8] if isinstance(i, int))
+        some = ", ".join(f58(i) for i in sorted(ids)[:8])
         raise BadInput(f"{len(ids)} jobs are called {wanted!r}", str(path), f"use an id: {some}")
     return found
 
@@ -69,7 +69,9 @@ def _print(decision: Mapping[str, Any]) -> None:
     when = f" after {duration(decision['at_s'])}" if decision["at_s"] else ""
     out.print(word(f"{decision['verdict']}{when}: {decision['reason']}"))
     start_here = decision["start_here_s"]
-    out.print(word(f"here: {'never' if start_here is None else 'in ' + wait(decision, 'start_here_s')}"))
+    out.print(
+        word(f"here: {'never' if start_here is None else 'in ' + wait(decision, 'start_here_s')}")
+    )
     if decision["flux_estimate_s"] is not None:
         estimate = duration(max(0.0, decision["flux_estimate_s"] - decision["at_s"]))
         out.print(word(f"Flux's own estimate, with all that is ahead of it: in {estimate}"))

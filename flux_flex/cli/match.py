@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from rich.text import Text
 from rich.tree import Tree
 
 from flux_flex.cli.console import console, word
@@ -70,7 +71,7 @@ def _print(match: Match, form: str) -> None:
     if form == "tree":
         console().print(_tree(match))
         return
-    document: object = {"jgf": match.to_jgf, "R": match.to_r, "json": lambda: _json(match)}[form]()
+    document = match.to_jgf() if form == "jgf" else match.to_r() if form == "R" else _json(match)
     sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -116,7 +117,7 @@ def _folded(
     return groups
 
 
-def _line(match: Match, group: list[int], chosen: Mapping[int, tuple[int, bool]]) -> object:
+def _line(match: Match, group: list[int], chosen: Mapping[int, tuple[int, bool]]) -> Text:
     graph, vertex = match.graph, group[0]
     amount, exclusive = chosen[vertex]
     if len(group) > 1:

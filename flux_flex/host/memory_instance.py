@@ -148,7 +148,7 @@ class MemoryInstance:
         """How many jobs wait."""
         return len(self._queue)
 
-    def start(self, jobid: int, R: Mapping[str, object], *, t_run: float | None = None) -> None:  # noqa: N803 - R is the field's name
+    def start(self, jobid: int, R: Mapping[str, object], *, t_run: float | None = None) -> None:
         """Run a waiting job on ``R`` (RFC 20)."""
         job = self._job(jobid)
         if job.state is not JobState.SCHED:

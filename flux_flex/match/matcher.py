@@ -61,8 +61,8 @@ class Match:
     @property
     def nodes(self) -> list[int]:
         """The node vertices, in depth-first order."""
-        found = np.unique(self.graph.node_of[self._numbers()])
-        return found[found >= 0].tolist()
+        found = np.unique(self.graph.node_of[self._numbers()]).tolist()
+        return [node for node in found if node >= 0]
 
     @property
     def hosts(self) -> list[str]:
@@ -177,4 +177,3 @@ def _mapping(value: object) -> Mapping[str, object]:
     if not isinstance(value, Mapping):
         raise BadInput("not a JGF document", "graph", "JGF is a mapping with the key graph")
     return value
-

@@ -91,7 +91,7 @@ class ResourceGraph:
         return found
 
     def type_name(self, vertex: int) -> str:
-        return self.types[self.type_of[vertex]]
+        return self.types[int(self.type_of[vertex])]
 
     def path(self, vertex: int) -> str:
         """The containment path, such as ``/cluster0/rack0/node1``."""

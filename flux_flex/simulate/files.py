@@ -27,12 +27,16 @@ def read_text(path: Path) -> str:
         with opener(path, "rb") as stream:
             content: bytes = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise BadInput("no such file", place, "check the path; it is relative to the scenario")
+        raise BadInput(
+            "no such file", place, "check the path; it is relative to the scenario"
+        ) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         what = "the gzip data ends too soon" if isinstance(error, EOFError) else "not gzip data"
         raise BadInput(what, place, "copy or compress the file again") from None
     except OSError as error:
-        raise BadInput(f"cannot be read: {error.strerror}", place, "check its permissions") from None
+        raise BadInput(
+            f"cannot be read: {error.strerror}", place, "check its permissions"
+        ) from None
     if len(content) > MAX_BYTES:
         raise BadInput(f"more than {MAX_BYTES >> 20} MiB", place, "give a smaller file")
     try:

@@ -141,7 +141,9 @@ def _waiting(
     jobspec = jobspecs.get(jobid)
     if jobspec is None:
         what = f"no jobspec for job {f58(jobid)}"
-        raise BadInput(what, str(jobspecs_path), f"add what `flux job info {f58(jobid)} jobspec` says")
+        raise BadInput(
+            what, str(jobspecs_path), f"add what `flux job info {f58(jobid)} jobspec` says"
+        )
     return Submission(
         jobid=jobid,
         jobspec=jobspec,

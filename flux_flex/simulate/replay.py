@@ -14,6 +14,7 @@ from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -133,7 +134,7 @@ class _Replay:
         for running in self.scenario.running:
             self._hold(running)
         for item in sorted(self.scenario.submissions, key=lambda item: item.submitted_s):
-            self._at(max(0.0, item.submitted_s), _COMES, lambda item=item: self._come(item))
+            self._at(max(0.0, item.submitted_s), _COMES, partial(self._come, item))
         horizon_s = math.inf if self.scenario.horizon_s is None else self.scenario.horizon_s
         for now in self._moments(horizon_s):
             self.now = now
@@ -160,13 +161,11 @@ class _Replay:
         while self.events and self.events[0][0] <= self.now:
             heapq.heappop(self.events)[3]()
 
-    # -- what happens -------------------------------------------------------------------------------
+    # -- what happens -------------------------------------------------------------------------
 
     def _hold(self, running: RunningJob) -> None:
         """A job that runs already holds what it holds until its expiration."""
-        match = self.local.update(
-            running.jobid, running.R, running.started_s, running.duration_s
-        )
+        match = self.local.update(running.jobid, running.R, running.started_s, running.duration_s)
         record = JobRecord(
             running.jobid,
             running.name,
@@ -178,13 +177,11 @@ class _Replay:
             running_before=True,
         )
         self.records[running.jobid] = record
-        self._at(running.end_s, _ENDS, lambda: self._end_local(running.jobid))
+        self._at(running.end_s, _ENDS, partial(self._end_local, running.jobid))
 
     def _come(self, item: Submission) -> None:
         job = item.pending()
-        self.records[job.jobid] = JobRecord(
-            job.jobid, job.jobspec.name, job.user, item.submitted_s
-        )
+        self.records[job.jobid] = JobRecord(job.jobid, job.jobspec.name, job.user, item.submitted_s)
         self.instance.submit(
             job.jobspec.raw,
             user=job.user,
@@ -302,7 +299,7 @@ class _Replay:
         record.nodes, record.share = tuple(match.hosts), _share(match)
         self.burstable -= job.jobspec.burstable
         self.instance.start(job.jobid, match.to_r())
-        self._at(self._end_of(job, self.now), _ENDS, lambda: self._end_local(job.jobid))
+        self._at(self._end_of(job, self.now), _ENDS, partial(self._end_local, job.jobid))
 
     def _end_of(self, job: PendingJob, start_s: float) -> float:
         return start_s + self.submissions[job.jobid].runtime_s
@@ -314,7 +311,10 @@ class _Replay:
         return Snapshot(
             now_s=self.now,
             local=self.local,
-            pending=[*self.misfits.values(), *(job for _, job in self.queue[: self.scenario.burst.depth])],
+            pending=[
+                *self.misfits.values(),
+                *(job for _, job in self.queue[: self.scenario.burst.depth]),
+            ],
             rented=[_rented(one, self.now) for one in self.active.values()],
             spent_usd=self.spent_ended_usd + running_usd,
             config=self.scenario.burst,
@@ -360,11 +360,7 @@ class _Replay:
             match = active.matcher.allocate(job.jobspec, job.jobid, one.start_s)
             active.record.jobs.append(job.jobid)
             self.burstable -= job.jobspec.burstable
-            self._at(
-                one.start_s,
-                _BEGINS,
-                lambda job=job, match=match: self._begin_rented(burst, job, match),
-            )
+            self._at(one.start_s, _BEGINS, partial(self._begin_rented, burst, job, match))
         return {one.job.jobid for one in placed}
 
     def _begin_rented(self, burst: str, job: PendingJob, match: Match) -> None:
@@ -373,7 +369,7 @@ class _Replay:
         record.nodes = tuple(f"{burst}-{int(match.graph.rank[v])}" for v in match.nodes)
         record.share = _share(match)
         self.instance.start(job.jobid, match.to_r())
-        self._at(self._end_of(job, self.now), _ENDS, lambda: self._end_rented(burst, job.jobid))
+        self._at(self._end_of(job, self.now), _ENDS, partial(self._end_rented, burst, job.jobid))
 
     def _end_rented(self, burst: str, jobid: int) -> None:
         active = self.active[burst]
@@ -385,7 +381,7 @@ class _Replay:
             active.idle_since += 1
             mark = active.idle_since
             goes_s = self.now + self.scenario.burst.idle_timeout
-            self._at(goes_s, _GOES, lambda: self._go(burst, mark))
+            self._at(goes_s, _GOES, partial(self._go, burst, mark))
 
     def _go(self, burst: str, mark: int) -> None:
         """Rented nodes that idled for the whole timeout go."""

@@ -203,9 +203,7 @@ def _graph_of_r(path: Path, network: NetworkTree | None) -> ResourceGraph:
         raise _in_file(error, path) from None
 
 
-def _network(
-    files: TopologyFiles | None, folder: Path, graph: ResourceGraph
-) -> NetworkTree | None:
+def _network(files: TopologyFiles | None, folder: Path, graph: ResourceGraph) -> NetworkTree | None:
     if files is None:
         return None
     from flux_flex.topology.aws import read_places  # only scenarios with a topology need it

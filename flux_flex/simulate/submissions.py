@@ -1,11 +1,11 @@
 """Submissions: jobs that come in one by one, from a YAML list.
 
-    - at: 0                  # seconds or a duration after the start
-      user: alice
-      count: 3               # as many copies
-      runtime: 20m           # what it really takes; default: its whole duration
-      urgency: 16
-      jobspec: {version: 1, resources: [...], ...}     # or the path of a jobspec file
+- at: 0                  # seconds or a duration after the start
+  user: alice
+  count: 3               # as many copies
+  runtime: 20m           # what it really takes; default: its whole duration
+  urgency: 16
+  jobspec: {version: 1, resources: [...], ...}     # or the path of a jobspec file
 """
 
 from __future__ import annotations

@@ -80,9 +80,7 @@ class EmbeddedMatcher:
         when, choice = found
         return self._hold(request, choice, self._fresh(jobid), when, reserved=when > start)
 
-    def probe(
-        self, jobspec: JobspecLike, at: float = 0, before: float = math.inf
-    ) -> Match | None:
+    def probe(self, jobspec: JobspecLike, at: float = 0, before: float = math.inf) -> Match | None:
         """What :meth:`reserve` would give, without holding it; None where nothing starts from
         ``at`` up to ``before``."""
         request = self._compile(jobspec)

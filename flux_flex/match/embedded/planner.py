@@ -230,7 +230,8 @@ class Planner:
 
     def free(self, vertices: IntArray) -> IntArray:
         """The free amounts of vertices themselves, in the state as it stands."""
-        return self.state[OWN, vertices]
+        own: IntArray = self.state[OWN, vertices]
+        return own
 
     def idle(self, vertices: IntArray) -> BoolArray:
         """Of which vertices nothing is held, at or below them, in the state as it stands."""
@@ -248,7 +249,8 @@ class Planner:
 
         Yields ``(time, state of what stays free for duration_s)`` for ``start`` itself and each
         later time up to ``before`` at which something is given back, leaving out times at which
-        the cheap test ``promising`` fails. The state is walked in place: close the generator when done.
+        the cheap test ``promising`` fails. The state is walked in place: close the generator
+        when done.
         """
         cursor = bisect_right(self._events, (start, _START), key=_when)
         events, passed, time = self._events, 0, start
@@ -303,7 +305,6 @@ class Planner:
         finally:
             self._give(delta)
 
-
     def _peak(self, window: list[_Event]) -> Claims:
         """The most that spans of a window hold of each vertex beyond what it held at first.
 
@@ -333,5 +334,3 @@ class Planner:
 
 def _when(event: tuple[float, int] | _Event) -> tuple[float, int]:
     return event[0], event[1]
-
-

@@ -124,7 +124,8 @@ def expand(low: IntArray, high: IntArray) -> IntArray:
     """The numbers of several ranges one after the other: (2, 5), (9, 11) to 2 3 4 9 10."""
     length = high - low
     before = np.cumsum(length) - length
-    return np.arange(int(length.sum())) + np.repeat(low - before, length)
+    numbers: IntArray = np.arange(int(length.sum())) + np.repeat(low - before, length)
+    return numbers
 
 
 def _homes(slot: Resource, graph: ResourceGraph) -> IntArray:

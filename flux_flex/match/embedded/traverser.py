@@ -18,7 +18,7 @@ from flux_flex.match.embedded.request import Ask, Request, expand
 from flux_flex.model.graph import BoolArray, IntArray, ResourceGraph
 
 
-class _NoFit(Exception):  # noqa: N818 - a way out of the recursion, never seen outside
+class _NoFit(Exception):
     """The picks so far leave too little for the rest of the request."""
 
 
@@ -112,7 +112,9 @@ class Traversal:
             usable: BoolArray = self.state[IDLE, ask.candidates] == 0
         else:
             usable = self.state[OWN, ask.candidates] > 0
-        return usable if self.eligible is None else usable & self.eligible[ask.candidates]
+        if self.eligible is not None:
+            usable = usable & self.eligible[ask.candidates]
+        return usable
 
     def _slots(self, slot: Ask) -> IntArray:
         contents = slot.children
@@ -130,7 +132,7 @@ class Traversal:
     def _whole_pools(self, content: Ask, slots: IntArray) -> IntArray:
         """Fewer slots where a pool is larger than one slot wants: a pool is not split between
         slots, since each has its resources for itself."""
-        kept = slots.copy()
+        kept: IntArray = slots.copy()
         for home in np.flatnonzero(slots):
             _, _, pools = self._ranked(content, np.array([home]))
             groups = _groups(self.graph.size[pools].tolist(), content.count.least)
@@ -139,7 +141,7 @@ class Traversal:
 
     def _not_fought_over(self, ask: Ask, known: BoolArray) -> BoolArray:
         """Of ``known`` candidates, those in which a trial pick of all children succeeds."""
-        kept = known.copy()
+        kept: BoolArray = known.copy()
         for candidate in np.flatnonzero(known):
             try:
                 self._pick_siblings(ask.children, True, np.array([candidate]), Choice())
