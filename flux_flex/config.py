@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from flux_flex.burst.catalog import NodeType
 from flux_flex.errors import BadInput
@@ -38,7 +46,9 @@ class Limits(BaseModel):
     nodes: int | None = Field(default=None, ge=0, le=100_000, description="nodes rented at once")
     cost_per_hour: Money | None = Field(default=None, description="dollars an hour, all nodes")
     budget: Money | None = Field(default=None, description="dollars in one period")
-    period: Duration = Field(default=30 * 86400.0, description="the budget's period, like 30d")
+    period: Duration = Field(
+        default=30 * 86400.0, gt=0, description="the budget's period, like 30d"
+    )
     per_user: int | None = Field(
         default=None, ge=0, le=100_000, description="nodes rented at once for the jobs of one user"
     )
@@ -57,6 +67,14 @@ class Provider(BaseModel):
     types: tuple[NodeType, ...] = Field(
         min_length=1, strict=False, description="the node types it rents"
     )
+
+    @field_validator("types")
+    @classmethod
+    def _names_differ(cls, types: tuple[NodeType, ...]) -> tuple[NodeType, ...]:
+        names = [node_type.name for node_type in types]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two node types have one name: {', '.join(names)}")
+        return types
 
 
 class Lead(BaseModel):
@@ -108,7 +126,7 @@ class BurstConfig(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _known_types(self) -> BurstConfig:
+    def _names_agree(self) -> BurstConfig:
         known = [node_type.name for provider in self.providers for node_type in provider.types]
         unknown = [name for name in self.limits.types or () if name not in known]
         if unknown:

@@ -41,27 +41,53 @@ class Headroom:
         self._nodes_of[more.user] += more.nodes
 
     def refusal(self, more: Commitment) -> str:
-        """Which limit ``more`` would break, as a clause for people; empty if none."""
-        limits, left = self._limits, ""
-        if limits.nodes is not None and self._nodes + more.nodes > limits.nodes:
-            left = f"the limit of {limits.nodes} nodes leaves {limits.nodes - self._nodes}"
-            return f"{left}, it takes {more.nodes}"
-        hourly = limits.cost_per_hour
-        if hourly is not None and _over(self._cost_per_hour_usd + more.cost_per_hour_usd, hourly):
-            left = f"the limit of ${hourly:,.2f}/h leaves ${hourly - self._cost_per_hour_usd:,.2f}"
-            return f"{left}, it takes ${more.cost_per_hour_usd:,.2f}"
-        budget = limits.budget
-        if budget is not None and _over(self._cost_usd + more.cost_usd, budget):
-            period = format_duration(limits.period)
-            rest = max(0.0, budget - self._cost_usd)
-            left = f"the budget of ${budget:,.2f} in {period} leaves ${rest:,.2f}"
-            return f"{left}, it takes ${more.cost_usd:,.2f}"
-        own = self._nodes_of[more.user]
-        if limits.per_user is not None and more.nodes and own + more.nodes > limits.per_user:
-            left = f"the limit of {limits.per_user} nodes a user leaves {more.user}"
-            return f"{left} {limits.per_user - own}, it takes {more.nodes}"
-        return ""
+        """Which limit ``more`` would break, as a clause for people; empty if none.
+
+        What takes nothing of a limit does not break it, even where nothing is left of it.
+        """
+        return (
+            self._too_many_nodes(more)
+            or self._too_much_an_hour(more)
+            or self._too_much_in_all(more)
+            or self._too_many_for_user(more)
+        )
+
+    def _too_many_nodes(self, more: Commitment) -> str:
+        limit = self._limits.nodes
+        if limit is None or not more.nodes or self._nodes + more.nodes <= limit:
+            return ""
+        left = max(0, limit - self._nodes)
+        return f"the limit of {_nodes(limit)} leaves {left}, it takes {more.nodes}"
+
+    def _too_much_an_hour(self, more: Commitment) -> str:
+        limit, extra = self._limits.cost_per_hour, more.cost_per_hour_usd
+        if limit is None or not _over(self._cost_per_hour_usd, extra, limit):
+            return ""
+        left = max(0.0, limit - self._cost_per_hour_usd)
+        return f"the limit of ${limit:,.2f}/h leaves ${left:,.2f}, it takes ${extra:,.2f}"
+
+    def _too_much_in_all(self, more: Commitment) -> str:
+        limit, extra = self._limits.budget, more.cost_usd
+        if limit is None or not _over(self._cost_usd, extra, limit):
+            return ""
+        left, period = max(0.0, limit - self._cost_usd), format_duration(self._limits.period)
+        return (
+            f"the budget of ${limit:,.2f} in {period} leaves ${left:,.2f}, it takes ${extra:,.2f}"
+        )
+
+    def _too_many_for_user(self, more: Commitment) -> str:
+        limit, own = self._limits.per_user, self._nodes_of[more.user]
+        if limit is None or not more.nodes or own + more.nodes <= limit:
+            return ""
+        left = max(0, limit - own)
+        return (
+            f"the limit of {_nodes(limit)} a user leaves {more.user} {left}, it takes {more.nodes}"
+        )
 
 
-def _over(amount: float, limit: float) -> bool:
-    return amount > limit + _TOLERANCE_USD
+def _nodes(number: int) -> str:
+    return f"{number} node{'s' * (number != 1)}"
+
+
+def _over(taken: float, more: float, limit: float) -> bool:
+    return more > _TOLERANCE_USD and taken + more > limit + _TOLERANCE_USD

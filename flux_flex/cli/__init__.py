@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -38,29 +39,54 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(argv)
+    # Where the locale has no ƒ, a question mark is better than no report.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         command = importlib.import_module(f"flux_flex.cli.{options.command}")
         code: int = command.run(options)
         sys.stdout.flush()
         return code
     except FlexError as error:
-        print(f"flux-flex: {error}", file=sys.stderr)  # noqa: T201 - the command's own voice
+        where = f"{error.where}: " if error.where else ""
+        _say(f"{where}{error.what}", error.remedy)
         return error.exit_code
     except KeyboardInterrupt:
-        print("flux-flex: interrupted", file=sys.stderr)  # noqa: T201
+        _say("interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output, such as head, has seen enough. Python would complain again
-        # when it flushes at exit, so the rest goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output, such as head, has seen enough.
+        _discard_output()
         return 0
+    except OSError as error:
+        # Whatever is wrong with a file that is read or written has been told as bad input above.
+        _say(f"cannot print: {error.strerror}", "redirect the output to where there is room")
+        _discard_output()
+        return EXIT_BAD_INPUT
     except Exception as error:  # no traceback reaches a user
         if os.environ.get("FLUX_FLEX_DEBUG"):
             raise
-        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        what = f"{type(error).__name__}: {error}"[:200]
         remedy = "this is a bug; run again with FLUX_FLEX_DEBUG=1 and report what it shows"
-        print(f"flux-flex: internal error: {what}\n{remedy}", file=sys.stderr)  # noqa: T201
+        _say(f"internal error: {what}", remedy)
         return EXIT_INTERNAL
+
+
+def printable(text: str) -> str:
+    """The text in one line, without what could steer a terminal: it may quote from any file."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
+
+
+def _discard_output() -> None:
+    """Python would complain again when it flushes at exit, so what is left goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say(what: str, remedy: str = "") -> None:
+    print(f"flux-flex: {printable(what)}", file=sys.stderr)  # noqa: T201 - the command's voice
+    if remedy:
+        print(printable(remedy), file=sys.stderr)  # noqa: T201
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from flux_flex.cli import printable
+from flux_flex.simulate.document import to_json
 
 # What a pipe or a file gets: no terminal says how wide it is.
 PLAIN_WIDTH = 118
@@ -18,15 +22,31 @@ def console(*, stderr: bool = False) -> Console:
     """A console for output (or for progress, on standard error)."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else PLAIN_WIDTH
-    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+    return _Console(file=stream, width=width, highlight=False, soft_wrap=False)
 
 
-def plain_table(*, title: str = "") -> Table:
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command: rich itself would exit with 1, which means "not now"."""
+        raise BrokenPipeError
+
+
+def print_json(document: Mapping[str, object]) -> None:
+    """Print a document as JSON, escaped where the terminal's encoding cannot show it."""
+    text = to_json(document)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = to_json(document, ascii_only=True)
+    sys.stdout.write(text)
+
+
+def plain_table() -> Table:
     """A table without boxes, which survives copying into a mail."""
-    return Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
 
 
 def word(text: object, style: str = "") -> Text:
     """Text as it is: rich reads no markup in what users named their jobs, and no control
     character reaches the terminal."""
-    return Text("".join(c if c.isprintable() else "?" for c in str(text)), style=style)
+    return Text(printable(str(text)), style=style)

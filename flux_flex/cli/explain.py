@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.console import RenderableType
+
 from flux_flex.cli.console import console, word
 from flux_flex.cli.tables import alternatives_table, duration, wait
 from flux_flex.errors import BadInput
@@ -20,15 +22,14 @@ def run(options: argparse.Namespace) -> int:
     path = Path(options.plan)
     document = _document(read_json(path), path)
     found = _find(document, options.jobid, path)
+    try:
+        shown = [_shown(decision) for decision in found]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        place = f"{path}: decisions"
+        raise BadInput("not a decision", place, "print the plan again") from None
     out = console()
-    for i, decision in enumerate(found):
-        if i:
-            out.print()
-        try:
-            _print(decision)
-        except (KeyError, TypeError, ValueError, AttributeError):
-            place = f"{path}: decisions"
-            raise BadInput("not a decision", place, "print the plan again") from None
+    for number, lines in enumerate(shown):
+        out.print(*([""] if number else []), *lines, sep="\n")
     return 0
 
 
@@ -45,7 +46,8 @@ def _document(value: object, path: Path) -> Mapping[str, Any]:
 def _find(document: Mapping[str, Any], wanted: str, path: Path) -> list[Mapping[str, Any]]:
     """The decisions on a job, by id, else by name."""
     decisions = document.get("decisions")
-    rows = [one for one in decisions if isinstance(one, Mapping)] if decisions else []
+    listed = decisions if isinstance(decisions, list) else []
+    rows = [one for one in listed if isinstance(one, Mapping)]
     try:
         jobid = parse_jobid(wanted)
         found = [one for one in rows if one.get("id") == jobid]
@@ -63,26 +65,25 @@ def _find(document: Mapping[str, Any], wanted: str, path: Path) -> list[Mapping[
     return found
 
 
-def _print(decision: Mapping[str, Any]) -> None:
-    out = console()
-    out.print(word(f"{decision['name']} {decision['jobid']} of {decision['user']}"))
-    when = f" after {duration(decision['at_s'])}" if decision["at_s"] else ""
-    out.print(word(f"{decision['verdict']}{when}: {decision['reason']}"))
-    start_here = decision["start_here_s"]
-    out.print(
-        word(f"here: {'never' if start_here is None else 'in ' + wait(decision, 'start_here_s')}")
-    )
-    if decision["flux_estimate_s"] is not None:
-        estimate = duration(max(0.0, decision["flux_estimate_s"] - decision["at_s"]))
-        out.print(word(f"Flux's own estimate, with all that is ahead of it: in {estimate}"))
+def _shown(decision: Mapping[str, Any]) -> list[RenderableType]:
+    at_s, estimate_s = decision["at_s"], decision["flux_estimate_s"]
+    when = f" after {duration(at_s)}" if at_s else ""
+    here = wait(decision["start_here_s"], at_s)
+    lines: list[RenderableType] = [
+        word(f"{decision['name']} {decision['jobid']} of {decision['user']}"),
+        word(f"{decision['verdict']}{when}: {decision['reason']}"),
+        word(f"here: {here if here == 'never' else f'in {here}'}"),
+    ]
+    if estimate_s is not None:
+        estimate = wait(estimate_s, at_s)
+        lines.append(word(f"Flux's own estimate, with all that is ahead of it: in {estimate}"))
     if decision["alternatives"]:
-        out.print()
-        out.print(alternatives_table(decision))
-    else:
-        out.print("nothing was weighed: " + _why_not(decision), markup=False)
+        return [*lines, "", alternatives_table(decision)]
+    return [*lines, word(f"nothing was weighed: {_why_not(decision)}")]
 
 
 def _why_not(decision: Mapping[str, Any]) -> str:
-    if decision["verdict"] == "stay" and not decision["reason"].startswith("not burstable"):
-        return "it starts here soon enough"
-    return "the job may not burst" if "burstable" in decision["reason"] else decision["reason"]
+    if not decision["burstable"]:
+        return "the job may not burst"
+    stays = decision["verdict"] == "stay"
+    return "it starts here soon enough" if stays else str(decision["reason"])

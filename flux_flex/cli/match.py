@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +10,8 @@ from pathlib import Path
 from rich.text import Text
 from rich.tree import Tree
 
-from flux_flex.cli.console import console, word
-from flux_flex.errors import BadInput
+from flux_flex.cli.console import console, print_json, word
+from flux_flex.errors import BadInput, Busy
 from flux_flex.match import Match, open_matcher
 from flux_flex.model.graph import ResourceGraph, graph_from_r
 from flux_flex.model.jgf import parse_jgf
@@ -28,16 +27,21 @@ def run(options: argparse.Namespace) -> int:
     """Run the command: 0, or Busy, Unsatisfiable or BadInput."""
     matcher = open_matcher(_graph(Path(options.graph)), policy=options.policy)
     for number, name in enumerate(options.busy, start=1):
-        path = Path(name)
+        resources = _mapping(read_json(Path(name)), name)
         try:
-            matcher.update(-number, _mapping(read_json(path)), 0.0, 0.0)
+            matcher.update(-number, resources, 0.0, 0.0)
         except BadInput as error:
-            raise error if str(path) in error.where else error.at(str(path)) from None
+            raise error.at(name) from None
+        except Busy as error:
+            what = f"{error.where} is in use already by another --busy"
+            raise BadInput(what, name, "name each core and gpu once") from None
     place, text = _jobspec_text(options.jobspec)
     try:
         match = matcher.allocate(load_jobspec(text))
     except BadInput as error:
         raise error.at(place) from None
+    if options.format == "R":
+        _check_ranks(match, options.graph)
     _print(match, options.format)
     return 0
 
@@ -52,9 +56,16 @@ def _graph(path: Path) -> ResourceGraph:
         raise error.at(str(path)) from None
 
 
-def _mapping(value: object) -> Mapping[str, object]:
+def _check_ranks(match: Match, place: str) -> None:
+    for node in match.nodes:
+        if match.graph.rank[node] < 0:
+            what = f"{match.graph.path(node)} has no rank, without which there is no R"
+            raise BadInput(what, place, "give the graph ranks, or take another --format")
+
+
+def _mapping(value: object, place: str) -> Mapping[str, object]:
     if not isinstance(value, Mapping):
-        raise BadInput("not an R", "", "give R version 1 (RFC 20)")
+        raise BadInput("not an R", place, "give R version 1 (RFC 20)")
     return value
 
 
@@ -71,8 +82,7 @@ def _print(match: Match, form: str) -> None:
     if form == "tree":
         console().print(_tree(match))
         return
-    document = match.to_jgf() if form == "jgf" else match.to_r() if form == "R" else _json(match)
-    sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    print_json(match.to_jgf() if form == "jgf" else match.to_r() if form == "R" else _json(match))
 
 
 def _json(match: Match) -> dict[str, object]:

@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from flux_flex.burst.decide import Snapshot, decide
-from flux_flex.burst.manifests import manifests
-from flux_flex.cli.console import console
+from flux_flex.cli.console import console, print_json
+from flux_flex.cli.manifests import check_manifests_possible, manifest_files
 from flux_flex.cli.simulate import print_files, print_left_out
 from flux_flex.cli.tables import bursts_table, decisions_table, left_out
 from flux_flex.match.embedded import EmbeddedMatcher
-from flux_flex.simulate.document import plan_document, to_json
-from flux_flex.simulate.files import write_text
+from flux_flex.simulate.document import plan_document
+from flux_flex.simulate.files import write_all
 from flux_flex.simulate.scenario import Scenario, load_scenario
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; 0, or a FlexError."""
     scenario = load_scenario(Path(options.scenario))
+    if options.out:
+        check_manifests_possible(scenario)
     plan = decide(snapshot(scenario))
     document = plan_document(scenario, plan)
-    files = []
-    if options.out and plan.orders:
-        nodes = len(scenario.graph.of_type("node"))
-        made = manifests(plan.orders, scenario.burst, nodes)
-        files = [(Path(options.out) / name, text) for name, text in made]
-    for path, text in files:
-        write_text(path, text)
+    files = manifest_files(scenario, plan.orders, Path(options.out)) if options.out else []
+    write_all(files)
     if options.json:
-        sys.stdout.write(to_json(document))
+        print_json(document)
     else:
         _print(document, [path for path, _ in files])
     return 0
@@ -59,7 +55,7 @@ def _print(document: dict[str, Any], files: list[Path]) -> None:
     if not decisions:
         out.print("no job in the queue may burst")
         return
-    out.print(decisions_table(decisions, with_time=False))
+    out.print(decisions_table(decisions, width=out.width, with_time=False))
     print_left_out(left_out(decisions))
     out.print()
     if bursts:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from flux_flex.burst.manifests import manifests
-from flux_flex.cli.console import console
+from flux_flex.cli.console import console, print_json, word
+from flux_flex.cli.manifests import check_manifests_possible, manifest_files
 from flux_flex.cli.tables import decisions_table, left_out, summary_table
-from flux_flex.simulate.document import Document, simulation_document, to_json
-from flux_flex.simulate.files import write_text
+from flux_flex.simulate.document import Document, simulation_document
+from flux_flex.simulate.files import write_all
 from flux_flex.simulate.replay import Outcome, replay
 from flux_flex.simulate.scenario import Scenario, load_scenario
 from flux_flex.simulate.timeline import timeline
@@ -24,14 +23,20 @@ from flux_flex.simulate.timeline_svg import timeline_svg
 def run(options: argparse.Namespace) -> int:
     """Run the command; 0, or a FlexError."""
     scenario = load_scenario(Path(options.scenario))
+    if options.out:
+        check_manifests_possible(scenario)
     plain, burst = _replays(scenario)
     document = simulation_document(scenario, plain, burst)
     # Everything is made before anything is written, so that an error leaves no half of it.
-    files = _files(options, scenario, plain, burst)
-    for path, text in files:
-        write_text(path, text)
+    files = []
+    if options.out:
+        orders = [record.order for record in burst.bursts]
+        files += manifest_files(scenario, orders, Path(options.out))
+    if options.svg:
+        files.append((Path(options.svg), timeline_svg(timeline(scenario, plain, burst))))
+    write_all(files)
     if options.json:
-        sys.stdout.write(to_json(document))
+        print_json(document)
     else:
         _print(document, files)
     return 0
@@ -65,35 +70,26 @@ def _thinned(tell: Callable[[int], object]) -> Callable[[int, int], None]:
     return told
 
 
-def _files(
-    options: argparse.Namespace, scenario: Scenario, plain: Outcome, burst: Outcome
-) -> list[tuple[Path, str]]:
-    files = []
-    if options.out:
-        nodes = len(scenario.graph.of_type("node"))
-        orders = [record.order for record in burst.bursts]
-        made = manifests(orders, scenario.burst, nodes) if orders else []
-        files += [(Path(options.out) / name, text) for name, text in made]
-    if options.svg:
-        files.append((Path(options.svg), timeline_svg(timeline(scenario, plain, burst))))
-    return files
-
-
 def _print(document: Document, files: list[tuple[Path, str]]) -> None:
     report: dict[str, Any] = document
     out = console()
     system = report["scenario"]
     out.print(
-        f"{system['name']}: {system['nodes']} nodes, {system['cores']} cores, "
-        f"{system['running']} jobs running, {system['submissions']} in the queue\n",
-        markup=False,
+        word(
+            f"{system['name']}: {system['nodes']} nodes, {system['cores']} cores, "
+            f"{system['running']} jobs running, {system['submissions']} in the queue"
+        )
     )
-    decisions = report["decisions"]
+    out.print()
+    decisions = [row for row in report["decisions"] if row["burstable"]]
+    others = {row["id"] for row in report["decisions"]} - {row["id"] for row in decisions}
     if decisions:
         timed = any(row["at_s"] > 0 for row in decisions)
-        out.print(decisions_table(decisions, with_time=timed))
+        out.print(decisions_table(decisions, width=out.width, with_time=timed))
     else:
-        out.print("no job in the queue may burst")
+        out.print("no job was weighed: none may burst, or each started at once")
+    if others:
+        out.print(f"{len(others)} more were weighed but may not burst; --json has them too")
     print_left_out(left_out(decisions))
     out.print()
     out.print(summary_table(report["summary"]))
@@ -117,7 +113,7 @@ def print_files(paths: list[Path]) -> None:
         if path.suffix == ".yaml":
             folders[path.parent] = folders.get(path.parent, 0) + 1
         else:
-            out.print(f"timeline   {path}", markup=False)
+            out.print(word(f"timeline   {path}"), soft_wrap=True)
     for folder, count in folders.items():
         kind = "manifest " if count == 1 else "manifests"
-        out.print(f"{kind}  {folder}/burst-*.yaml ({count})", markup=False)
+        out.print(word(f"{kind}  {folder}/burst-*.yaml ({count})"), soft_wrap=True)

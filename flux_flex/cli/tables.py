@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.console import JustifyMethod
 from rich.table import Table
+from rich.text import Text
 
 from flux_flex.cli.console import VERDICT_STYLE, plain_table, word
 from flux_flex.model.duration import format_duration
@@ -13,46 +15,71 @@ from flux_flex.model.duration import format_duration
 # Longer tables help nobody on a terminal; the JSON has it all.
 MAX_ROWS = 60
 
+# From this width on a decision's figures have columns of their own.
+WIDE = 100
+
+_DECISION_COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
+    ("at", "right"), ("job", "left"), ("verdict", "left"), ("reason", "left"), ("nodes", "right"),
+    ("type", "left"), ("cost", "right"), ("here", "right"), ("there", "right"),
+)  # fmt: skip
+
 Row = Mapping[str, Any]
 
 
-def decisions_table(decisions: Sequence[Row], *, with_time: bool) -> Table:
-    """One row a decision; ``with_time`` adds when it was made."""
-    table = plain_table()
+def decisions_table(decisions: Sequence[Row], *, width: int, with_time: bool) -> Table:
+    """One row a decision; ``with_time`` adds when it was made.
+
+    On a narrow terminal the columns whose figures the reason tells anyway make room for it.
+    """
+    shown = {"job", "verdict", "reason", "cost"}
     if with_time:
-        table.add_column("at", justify="right", no_wrap=True)
-    table.add_column("job", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("reason", ratio=1)
-    table.add_column("nodes", justify="right", no_wrap=True)
-    table.add_column("type", no_wrap=True)
-    table.add_column("cost", justify="right", no_wrap=True)
-    table.add_column("here", justify="right", no_wrap=True)
-    table.add_column("there", justify="right", no_wrap=True)
+        shown.add("at")
+    if width >= WIDE:
+        shown |= {"nodes", "type", "here", "there"}
+    table = plain_table()
+    for title, justify in _DECISION_COLUMNS:
+        if title in shown:
+            reason = title == "reason"
+            table.add_column(title, justify=justify, no_wrap=not reason, ratio=int(reason) or None)
     for row in decisions[:MAX_ROWS]:
         cells = _decision_cells(row)
-        table.add_row(*([duration(row["at_s"])] if with_time else []), *cells)
+        table.add_row(*(cells[title] for title, _ in _DECISION_COLUMNS if title in shown))
     return table
 
 
-def _decision_cells(row: Row) -> list[Any]:
-    chosen = row["chosen"] or {}
-    return [
-        word(f"{row['name'][:20]} {row['jobid']}"),
-        word(row["verdict"], VERDICT_STYLE.get(row["verdict"], "")),
-        word(row["reason"]),
-        str(chosen["nodes"]) if chosen else "",
-        word(chosen.get("type", "")),
-        usd(chosen["cost_usd"]) if chosen else "",
-        wait(row, "start_here_s"),
-        wait(row, "start_there_s") if chosen else "",
-    ]
+def _decision_cells(row: Row) -> dict[str, Text]:
+    cells = {
+        "at": word(duration(row["at_s"])),
+        "job": word(f"{row['name'][:20]} {row['jobid']}"),
+        "verdict": word(row["verdict"], VERDICT_STYLE.get(row["verdict"], "")),
+        "reason": word(row["reason"]),
+        "here": word(wait(row["start_here_s"], row["at_s"])),
+    }
+    way = row["chosen"] or _deferred(row)
+    style = "" if row["chosen"] else "dim"
+    told = (
+        {
+            "nodes": way["nodes"],
+            "type": way["type"],
+            "cost": usd(way["cost_usd"]),
+            "there": wait(way["start_s"], row["at_s"]),
+        }
+        if way
+        else dict.fromkeys(("nodes", "type", "cost", "there"), "")
+    )
+    return cells | {title: word(value, style) for title, value in told.items()}
 
 
-def wait(row: Row, key: str) -> str:
-    """How long after the decision the job would start; never where it would not."""
-    start = row[key]
-    return "never" if start is None else duration(max(0.0, start - row["at_s"]))
+def _deferred(row: Row) -> Row | None:
+    """The alternative that would have been taken, were it not for the limit in the reason."""
+    if row["verdict"] != "deferred":
+        return None
+    return next((one for one in row["alternatives"] if one["rejected"] == row["reason"]), None)
+
+
+def wait(start_s: float | None, at_s: float) -> str:
+    """How long after ``at_s`` something would start; never where it would not."""
+    return "never" if start_s is None else format_duration(max(0.0, start_s - at_s))
 
 
 def left_out(rows: Sequence[Row]) -> str:
@@ -112,7 +139,7 @@ def alternatives_table(decision: Row) -> Table:
             word(one["burst"] or "new nodes"),
             "" if never else str(one["nodes"]),
             "" if never else str(one["new_nodes"]),
-            "never" if never else duration(max(0.0, one["start_s"] - decision["at_s"])),
+            wait(one["start_s"], decision["at_s"]),
             "" if never else usd(one["cost_usd"]),
             word(one["rejected"] or "chosen", "" if one["rejected"] else "bold green"),
         )

@@ -10,6 +10,8 @@ It keeps the books and decides nothing: whoever drives it says when a job starts
 
 from __future__ import annotations
 
+import copy
+import signal
 from bisect import insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +28,7 @@ class _Job:
     jobspec: Mapping[str, object]
     user: str
     urgency: int
+    priority: int
     t_submit: float
     state: JobState = JobState.SCHED
     t_run: float | None = None
@@ -37,7 +40,7 @@ class _Job:
     @property
     def order(self) -> tuple[int, float, int]:
         """Sorts the queue: the highest priority first, then by submission (RFC 30)."""
-        return -self.urgency, self.t_submit, self.jobid
+        return -self.priority, self.t_submit, self.jobid
 
 
 class MemoryInstance:
@@ -87,14 +90,20 @@ class MemoryInstance:
     def kvs_get(self, key: str) -> object:
         if key not in self._kvs:
             raise BadInput(f"no key {key!r} in the KVS", "", "put it first")
-        return self._kvs[key]
+        return copy.deepcopy(self._kvs[key])
 
     def kvs_put(self, key: str, value: object) -> None:
-        below = f"{key}."
-        for gone in [name for name in self._kvs if name == key or name.startswith(below)]:
+        words = key.split(".")
+        if not all(words):
+            raise BadInput(f"{key!r} is no key", "", "use words with single dots between them")
+        for gone in [name for name in self._kvs if f"{name}.".startswith(f"{key}.")]:
             del self._kvs[gone]
-        if value is not None:
-            self._kvs[key] = value
+        if value is None:
+            return
+        for depth in range(1, len(words)):
+            # What was a value becomes a directory.
+            self._kvs.pop(".".join(words[:depth]), None)
+        self._kvs[key] = copy.deepcopy(value)
 
     def drain(self, rank: int, reason: str) -> None:
         self._drained[rank] = reason
@@ -120,10 +129,14 @@ class MemoryInstance:
         *,
         user: str = "user",
         urgency: int = DEFAULT_URGENCY,
+        priority: int | None = None,
         jobid: int | None = None,
         t_submit: float | None = None,
     ) -> int:
-        """Put a job into the queue; ``t_submit`` may lie in the past. Returns its id."""
+        """Put a job into the queue; ``t_submit`` may lie in the past. Returns its id.
+
+        The queue goes by ``priority``, which is the urgency unless a priority plugin says more.
+        """
         if jobid is None:
             jobid = self._last_jobid + 1
         if jobid in self._jobs:
@@ -132,12 +145,14 @@ class MemoryInstance:
             raise BadInput(f"an urgency of {urgency}", f"job {jobid}", "use 0 to 31 (RFC 21)")
         self._last_jobid = max(self._last_jobid, jobid)
         when = self._now if t_submit is None else t_submit
-        job = _Job(jobid, jobspec, user, urgency, when)
+        job = _Job(jobid, jobspec, user, urgency, urgency if priority is None else priority, when)
         self._jobs[jobid] = job
         insort(self._queue, (job.order, jobid))
         context: dict[str, object] = {"user": user, "urgency": urgency, "version": 1}
         job.eventlog.append(Event(when, "submit", context))
-        job.eventlog.append(Event(when, "priority", {"priority": urgency}))
+        job.eventlog.append(Event(when, "validate"))
+        job.eventlog.append(Event(when, "depend"))
+        job.eventlog.append(Event(when, "priority", {"priority": job.priority}))
         return jobid
 
     def queue(self) -> Iterator[int]:
@@ -164,20 +179,26 @@ class MemoryInstance:
         job = self._job(jobid)
         if job.state is not JobState.RUN:
             raise BadInput(f"job {jobid} is in {job.state.value}", "", "finish a job that runs")
-        job.state, job.t_inactive = JobState.INACTIVE, self._now
-        self._post(job, "finish", {"status": status})
-        self._post(job, "free", {})
-        self._post(job, "clean", {})
+        self._end(job, status)
 
     def cancel(self, jobid: int, note: str = "") -> None:
         """Take a job that waits or runs out of the instance with a fatal exception."""
         job = self._job(jobid)
         if job.state is JobState.INACTIVE:
             raise BadInput(f"job {jobid} is inactive", "", "cancel a job that waits or runs")
-        if job.state is JobState.SCHED:
-            self._queue.remove((job.order, jobid))
-        job.state, job.t_inactive = JobState.INACTIVE, self._now
         self._post(job, "exception", {"type": "cancel", "severity": 0, "note": note})
+        if job.state is JobState.RUN:
+            self._end(job, signal.SIGTERM)
+            return
+        self._queue.remove((job.order, jobid))
+        job.state, job.t_inactive = JobState.INACTIVE, self._now
+        self._post(job, "clean", {})
+
+    def _end(self, job: _Job, status: int) -> None:
+        job.state, job.t_inactive = JobState.INACTIVE, self._now
+        self._post(job, "finish", {"status": int(status)})
+        self._post(job, "release", {"ranks": "all", "final": True})
+        self._post(job, "free", {})
         self._post(job, "clean", {})
 
     def _job(self, jobid: int) -> _Job:
@@ -196,7 +217,7 @@ def _info(job: _Job) -> JobInfo:
         state=job.state,
         user=job.user,
         urgency=job.urgency,
-        priority=job.urgency,
+        priority=job.priority,
         t_submit=job.t_submit,
         t_run=job.t_run,
         t_inactive=job.t_inactive,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Protocol
 import numpy as np
 
 from flux_flex.errors import BadInput
-from flux_flex.model.graph import IntArray, ResourceGraph
+from flux_flex.model.graph import IntArray, ResourceGraph, expand
 from flux_flex.model.jgf import jgf_document, parse_jgf, paths_of
-from flux_flex.model.jobspec import Jobspec, decode
+from flux_flex.model.jobspec import Jobspec
 from flux_flex.model.rv1 import RankResources, ResourceSet
 
 POLICIES = ("first", "low", "high")
@@ -61,7 +62,7 @@ class Match:
     @property
     def nodes(self) -> list[int]:
         """The node vertices, in depth-first order."""
-        found = np.unique(self.graph.node_of[self._numbers()]).tolist()
+        found = np.unique(self.graph.node_of[self._given()]).tolist()
         return [node for node in found if node >= 0]
 
     @property
@@ -70,7 +71,7 @@ class Match:
         return [self.graph.names[v] for v in self.nodes]
 
     def amount(self, kind: str) -> int:
-        """How much of a type was matched."""
+        """How much of a type was picked, without the shared vertices above what was picked."""
         code = self.graph.types.index(kind) if kind in self.graph.types else -1
         return sum(int(n[self.graph.type_of[v] == code].sum()) for v, n, _ in self.picked)
 
@@ -79,8 +80,12 @@ class Match:
         return jgf_document(self.graph, list(self.chosen))
 
     def to_r(self) -> dict[str, object]:
-        """The match as R version 1 (RFC 20): the cores and gpus of each rank."""
-        graph, numbers = self.graph, self._numbers()
+        """The match as R version 1 (RFC 20): the cores and gpus of each rank.
+
+        A vertex that was given whole, with nothing named in it, gives all its cores and gpus.
+        What lies outside of nodes has no place in an R. Raises BadInput for nodes without rank.
+        """
+        graph, numbers = self.graph, self._given()
         held: dict[int, dict[str, list[int]]] = {node: {} for node in self.nodes}
         nodes, ids = graph.node_of[numbers].tolist(), graph.local_id[numbers].tolist()
         for vertex, node, local_id in zip(numbers.tolist(), nodes, ids, strict=True):
@@ -99,8 +104,16 @@ class Match:
         ranks.sort(key=lambda item: item.rank)
         return ResourceSet(tuple(ranks), starttime=self.at, expiration=expiration).to_r()
 
-    def _numbers(self) -> IntArray:
-        return np.concatenate([vertices for vertices, _, _ in self.picked])
+    def _given(self) -> IntArray:
+        """The picked vertices, and all in those exclusive ones of which nothing else is picked."""
+        numbers = np.unique(np.concatenate([vertices for vertices, _, _ in self.picked]))
+        exclusive = [vertices for vertices, _, exclusive in self.picked if exclusive]
+        if not exclusive:
+            return numbers
+        whole = np.unique(np.concatenate(exclusive))
+        end = self.graph.end[whole]
+        alone = np.searchsorted(numbers, end) == np.searchsorted(numbers, whole + 1)
+        return np.union1d(numbers, expand(whole[alone], end[alone]))
 
 
 class Matcher(Protocol):
@@ -153,15 +166,21 @@ def open_matcher(graph: GraphLike, *, engine: str = "auto", policy: str = "first
 
 
 def read_graph(graph: GraphLike) -> ResourceGraph:
-    """A ResourceGraph from whatever :func:`open_matcher` takes."""
+    """A ResourceGraph from whatever :func:`open_matcher` takes. Raises BadInput.
+
+    Text that begins with ``{`` is JGF, other text a path.
+    """
     if isinstance(graph, ResourceGraph):
         return graph
-    if isinstance(graph, Path):
-        return read_graph(_read(graph))
     if isinstance(graph, str):
         if graph.lstrip().startswith("{"):
-            return read_graph(_mapping(decode(graph)))
-        return read_graph(Path(graph))
+            return parse_jgf(_decode(graph))
+        graph = Path(graph)
+    if isinstance(graph, Path):
+        try:
+            return parse_jgf(_decode(_read(graph)))
+        except BadInput as error:
+            raise error.at(str(graph)) from None
     return parse_jgf(graph)
 
 
@@ -170,10 +189,15 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise BadInput(f"cannot be read: {reason}", str(path), "give a JGF file") from None
+        raise BadInput(f"cannot be read: {reason}", remedy="give a JGF file") from None
 
 
-def _mapping(value: object) -> Mapping[str, object]:
-    if not isinstance(value, Mapping):
-        raise BadInput("not a JGF document", "graph", "JGF is a mapping with the key graph")
-    return value
+def _decode(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise BadInput(f"not valid JSON: {error.msg}", place, "correct the syntax there") from None
+    except (ValueError, RecursionError):
+        what = "not valid JSON: nested too deeply, or a number of too many digits"
+        raise BadInput(what, remedy="correct the syntax") from None

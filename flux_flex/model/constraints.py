@@ -138,7 +138,7 @@ class Or(Constraint):
 
 @dataclass(frozen=True, slots=True)
 class Not(Constraint):
-    """The operand does not match."""
+    """The operand does not match; of several values, not all of them do, as in flux-core."""
 
     operand: Constraint
 
@@ -155,8 +155,8 @@ def parse_constraint(value: object) -> Constraint | None:
 
     Raises :class:`BadInput`, with a place like ``constraint.and[1].properties[0]``, when an
     object has other than one key, the operator is unknown or its values are not a list, a
-    property, hostlist or idset is malformed, ``not`` has several values, or the whole exceeds
-    :data:`MAX_DEPTH`, :data:`MAX_TERMS` or, in ids and hosts together,
+    property, hostlist or idset is malformed, or the whole exceeds :data:`MAX_DEPTH`,
+    :data:`MAX_TERMS` or, in ids and hosts together,
     :data:`~flux_flex.model.idset.MAX_EXPANDED`.
     """
     if value is None or value == {}:
@@ -197,7 +197,8 @@ class _Parser:
             for index, operand in enumerate(values)
         )
         if operator == "not":
-            return _negation(operands, where)
+            # RFC 31 knows one value; flux-core (librlist/match.c) negates the conjunction of all.
+            return Not(operands[0] if len(operands) == 1 else And(operands))
         return And(operands) if operator == "and" else Or(operands)
 
     def _hosts(self, values: list[object], where: str) -> Hosts:
@@ -312,16 +313,6 @@ def check_property(name: str, where: str) -> None:
             where,
             f"A property has no {' '.join(ILLEGAL_IN_PROPERTY)} and only printable characters.",
         )
-
-
-def _negation(operands: tuple[Constraint, ...], where: str) -> Not:
-    if len(operands) > 1:
-        raise BadInput(
-            f"not takes one value, here are {len(operands)}",
-            where,
-            'Say which you mean: {"not": [{"and": […]}]} or {"not": [{"or": […]}]}.',
-        )
-    return Not(operands[0] if operands else And(()))
 
 
 def _joined(operands: tuple[Constraint, ...], word: str) -> str:

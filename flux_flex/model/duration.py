@@ -7,14 +7,15 @@ import re
 
 from flux_flex.errors import BadInput
 
-_FSD = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|m|h|d)?")
+_FSD = re.compile(r"((?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*(ms|s|m|h|d)?")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
 
 
 def parse_duration(value: object) -> float:
     """Seconds from a number or from text such as ``90``, ``10m`` or ``1.5h`` (RFC 23).
 
-    Raises BadInput for anything else, for negative, infinite and NaN values.
+    Raises BadInput for anything else and for negative, infinite and NaN values: RFC 23 knows
+    ``inf``, but nothing that is configured here can last for ever.
     """
     remedy = "write seconds, or a number with s, m, h or d, such as 10m"
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):

@@ -11,6 +11,7 @@ The graph itself never changes: who holds what, and when, is the planner's.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flux_flex.errors import BadInput
+from flux_flex.model.idset import quoted
 from flux_flex.model.network import NetworkTree
 from flux_flex.model.rv1 import RankResources, ResourceSet
 
@@ -82,7 +84,7 @@ class ResourceGraph:
     @property
     def node_of(self) -> IntArray:
         """For each vertex the node that it is or lies in, -1 outside of nodes, shape (n,)."""
-        found = self._of_type.get("", None)
+        found = self._of_type.get("")  # no type has the empty name
         if found is None:
             found = np.full(len(self), -1, dtype=np.int64)
             for node in self.of_type(NODE).tolist():
@@ -101,28 +103,22 @@ class ResourceGraph:
             vertex = int(self.parent[vertex])
         return "/" + "/".join(reversed(names))
 
-    def children(self, vertex: int) -> list[int]:
-        """Direct children in order."""
-        found, child, last = [], vertex + 1, int(self.end[vertex])
-        while child < last:
-            found.append(child)
-            child = int(self.end[child])
-        return found
-
     def leaf_types(self) -> tuple[str, ...]:
         """Types whose vertices have nothing below them anywhere: what jobs consume."""
         inner = np.unique(self.type_of[self.end > np.arange(len(self)) + 1])
         return tuple(name for code, name in enumerate(self.types) if code not in inner)
 
-    def ancestor_of_type(self, vertex: int, kind: str) -> int:
-        """The nearest vertex of a type at or above ``vertex``, or -1."""
-        while vertex >= 0 and self.type_name(vertex) != kind:
-            vertex = int(self.parent[vertex])
-        return vertex
-
     def total(self, kind: str) -> int:
         """The amount of a type in the whole graph."""
         return int(self.size[self.of_type(kind)].sum())
+
+
+def expand(low: IntArray, high: IntArray) -> IntArray:
+    """The numbers of several ranges one after the other: (2, 5), (9, 11) to 2 3 4 9 10."""
+    length = high - low
+    before = np.cumsum(length) - length
+    numbers: IntArray = np.arange(int(length.sum())) + np.repeat(low - before, length)
+    return numbers
 
 
 class GraphBuilder:
@@ -207,6 +203,10 @@ def graph_from_r(
 
     Raises BadInput for more than ``MAX_VERTICES`` vertices, and for two nodes of one name.
     """
+    twice = [host for host, n in Counter(item.host for item in resources.ranks).items() if n > 1]
+    if twice:
+        what = f"host {quoted(twice[0])} has several ranks"
+        raise BadInput(what, "execution.nodelist", "give each rank a host of its own")
     total = sum(1 + len(item.cores) + len(item.gpus) for item in resources.ranks)
     if total > MAX_VERTICES:
         what = f"{total} cores, gpus and nodes"

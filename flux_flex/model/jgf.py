@@ -13,15 +13,18 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from flux_flex.errors import BadInput
 from flux_flex.model.graph import ResourceGraph, Vertex, lay_out
+from flux_flex.model.idset import clipped_int, quoted
 
-MAX_SIZE = 1 << 53  # sizes above cannot be told apart in JSON
+# Numbers above cannot be told apart in JSON, nor could sums of them be kept in 64 bits.
+MAX_SIZE = 1 << 53
 
 
 def parse_jgf(value: object) -> ResourceGraph:
     """Read a decoded JGF document, a mapping with ``graph.nodes`` and ``graph.edges``.
 
     Raises BadInput, with the place, for missing keys, repeated ids, edges to or from vertices
-    that do not exist, a second root or parent, and for a cycle.
+    that do not exist, a second root or parent, a cycle, two vertices of one path, and for sizes
+    that add up to more than ``MAX_SIZE``.
     """
     graph = _mapping(_mapping(value, "").get("graph"), "graph")
     nodes = _list(graph.get("nodes"), "graph.nodes")
@@ -33,7 +36,7 @@ def parse_jgf(value: object) -> ResourceGraph:
         place = f"graph.nodes[{i}]"
         identity, vertex = _vertex(item, place)
         if identity in index:
-            what = f"the id {identity!r} is used by graph.nodes[{index[identity]}] already"
+            what = f"the id {quoted(identity)} is used by graph.nodes[{index[identity]}] already"
             raise BadInput(what, f"{place}.id", "give each vertex an id of its own")
         index[identity] = i
         vertices.append(vertex)
@@ -78,21 +81,21 @@ def _node_entry(graph: ResourceGraph, vertex: int) -> dict[str, object]:
 
 def _vertex(value: object, place: str) -> tuple[str, Vertex]:
     item = _mapping(value, place)
-    identity = item.get("id")
-    if not isinstance(identity, (str, int)) or isinstance(identity, bool):
+    identity = _identity(item.get("id"))
+    if identity is None:
         raise BadInput("a vertex without an id", f"{place}.id", "give it a text or a number")
     metadata = _mapping(item.get("metadata"), f"{place}.metadata")
     place = f"{place}.metadata"
     kind = _name(metadata.get("type"), f"{place}.type")
     local_id = _whole(metadata.get("id", 0), f"{place}.id", least=-1)
     name = metadata.get("name", f"{metadata.get('basename', kind)}{local_id}")
-    return str(identity), Vertex(
+    return identity, Vertex(
         type=kind,
         name=_name(name, f"{place}.name"),
         local_id=local_id,
         size=_whole(metadata.get("size", 1), f"{place}.size", least=0),
         rank=_whole(metadata.get("rank", -1), f"{place}.rank", least=-1),
-        unit=str(metadata.get("unit", "")),
+        unit=_unit(metadata.get("unit", ""), f"{place}.unit"),
         properties=_properties(metadata.get("properties"), f"{place}.properties"),
     )
 
@@ -120,22 +123,32 @@ def _containment(
         if not _contains(item, place):
             continue
         if target in parent:
-            what = f"vertex {ids[target]!r} has two parents, {ids[parent[target]]!r} and "
-            raise BadInput(
-                f"{what}{ids[source]!r}", place, "keep one containment edge into each vertex"
-            )
+            what = f"vertex {quoted(ids[target])} has two parents"
+            both = f"{quoted(ids[parent[target]])} and {quoted(ids[source])}"
+            raise BadInput(f"{what}, {both}", place, "keep one containment edge into each vertex")
         parent[target] = source
         children[source].append(target)
     return children, parent
 
 
 def _end(item: Mapping[str, object], key: str, index: Mapping[str, int], place: str) -> int:
-    identity = item.get(key)
-    number = index.get(str(identity)) if isinstance(identity, (str, int)) else None
+    identity = _identity(item.get(key))
+    number = None if identity is None else index.get(identity)
     if number is None:
-        what = f"an edge to nowhere: there is no vertex {str(identity)[:40]!r}"
+        what = "an edge to nowhere" + (
+            "" if identity is None else f": there is no vertex {quoted(identity)}"
+        )
         raise BadInput(what, f"{place}.{key}", "name the id of a vertex in graph.nodes")
     return number
+
+
+def _identity(value: object) -> str | None:
+    """An id as text, so that 4 and "4" are one; None for what is no id."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return clipped_int(value)
+    return None
 
 
 def _contains(item: Mapping[str, object], place: str) -> bool:
@@ -157,31 +170,34 @@ def _tree(
     if not roots:
         raise BadInput("a cycle: every vertex has a parent", "graph.edges", "leave one root")
     if len(roots) > 1:
-        names = ", ".join(repr(ids[i]) for i in roots[:3])
+        names = ", ".join(quoted(ids[i]) for i in roots[:3])
         what = f"{len(roots)} roots ({names}{', …' if len(roots) > 3 else ''})"
         raise BadInput(what, "graph.edges", "connect every vertex to one root")
     graph = lay_out(vertices, children, roots[0])
     if len(graph) < len(vertices):
         # With one root and one parent each, what the root does not reach goes round in a circle.
         lost = _on_a_cycle(parent, roots[0])
-        what = f"a cycle through vertex {ids[lost]!r}"
+        what = f"a cycle through vertex {quoted(ids[lost])}"
         raise BadInput(what, "graph.edges", "remove one of the edges on it")
     _check_paths(graph)
+    if sum(graph.size.tolist()) > MAX_SIZE:
+        raise BadInput("sizes that add up to too much", "graph.nodes", f"stay below {MAX_SIZE}")
     return graph
 
 
 def _on_a_cycle(parent: dict[int, int], root: int) -> int:
+    """A vertex on a cycle, where there is one."""
     good = {root}
     for start in parent:
         trail: set[int] = set()
         vertex = start
-        while vertex not in good:
-            if vertex in trail:
-                return vertex
+        while vertex not in good and vertex not in trail:
             trail.add(vertex)
             vertex = parent[vertex]
-        good.update(trail)
-    return root
+        if vertex in trail:
+            break
+        good |= trail
+    return vertex
 
 
 def _check_paths(graph: ResourceGraph) -> None:
@@ -211,6 +227,12 @@ def _name(value: object, place: str) -> str:
         raise BadInput("not a name", place, "use printable text without a slash")
     if len(value) > 255:
         raise BadInput("a name of more than 255 characters", place, "shorten it")
+    return value
+
+
+def _unit(value: object, place: str) -> str:
+    if not isinstance(value, str):
+        raise BadInput("a unit that is not text", place, 'use text, such as "GB"')
     return value
 
 

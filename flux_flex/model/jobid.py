@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
 from flux_flex.errors import BadInput
+from flux_flex.model.idset import clipped_int
 
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _VALUE = {letter: value for value, letter in enumerate(_ALPHABET)}
 _LARGEST = (1 << 64) - 1
 
+# As long as 64 bits can be: what is longer is refused before it costs anything.
+_F58 = re.compile(f"[ƒf][{_ALPHABET}]{{1,11}}")
+_NUMBER = re.compile("0|[1-9][0-9]{0,19}|0[xX][0-9a-fA-F]{1,16}")
+
 
 def f58(jobid: int) -> str:
-    """The F58 spelling of a job id, such as ``ƒvYw4PR``."""
+    """The F58 spelling of a job id, such as ``ƒvYw4PR``. Raises BadInput beyond 64 bits."""
+    if not 0 <= jobid <= _LARGEST:
+        raise BadInput(f"{clipped_int(jobid)} is no job id", "", "job ids are 64 bit numbers")
     digits = ""
     number = jobid
     while number or not digits:
@@ -26,15 +35,13 @@ def parse_jobid(text: str) -> int:
     """
     remedy = "use an id as `flux jobs` shows it"
     word = text.strip()
-    if word[:1] in ("ƒ", "f") and len(word) > 1 and all(c in _VALUE for c in word[1:12]):
+    number = -1
+    if _F58.fullmatch(word):
         number = 0
         for letter in word[1:]:
-            number = number * 58 + _VALUE.get(letter, 58)
-    else:
-        try:
-            number = int(word, 0)
-        except ValueError:
-            raise BadInput(f"{text[:40]!r} is no job id", "", remedy) from None
-    if not 0 <= number <= _LARGEST or len(word) > 20:
+            number = number * 58 + _VALUE[letter]
+    elif _NUMBER.fullmatch(word):
+        number = int(word, 0)
+    if not 0 <= number <= _LARGEST:
         raise BadInput(f"{text[:40]!r} is no job id", "", remedy)
     return number

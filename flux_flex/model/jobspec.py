@@ -21,6 +21,7 @@ import yaml
 
 from flux_flex.errors import BadInput
 from flux_flex.model.constraints import Constraint, parse_constraint
+from flux_flex.model.idset import clipped_int, quoted
 
 # Bounds on what a submitted text may make us do. The largest systems have some 160,000 nodes;
 # a request beyond these is a typing error or an attack, and is refused with its place.
@@ -29,6 +30,8 @@ MAX_COUNT = 10**9
 MAX_DEPTH = 32
 MAX_REQUESTS = 1_000
 MAX_TEXT = 4 << 20
+MAX_YAML_DEPTH = 100
+MAX_YAML_NODES = 4_000_000
 
 _YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -53,7 +56,7 @@ class Count:
         if self.operator == "+":
             return self.least + (limit - self.least) // self.operand * self.operand
         count = self.least
-        # Operand and count are at least 2 here, so this ends after at most log2(limit) steps.
+        # The operand, and for ^ the count too, is at least 2: at most log2(limit) steps.
         while (bigger := self._next(count)) <= limit:
             count = bigger
         return count
@@ -133,19 +136,48 @@ def decode(text: str) -> object:
 
 
 def decode_yaml(text: str) -> object:
-    """Decode one YAML document, with the line of the first error. Raises BadInput."""
+    """Decode one YAML document, with the line of the first error. Raises BadInput.
+
+    Also where it nests deeper than ``MAX_YAML_DEPTH``, on which libyaml overruns its stack, and
+    where its aliases stand for more than ``MAX_YAML_NODES`` values.
+    """
     try:
+        _check_yaml(text)
         return yaml.load(text, Loader=_YAML_LOADER)  # noqa: S506 - a safe loader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         what = f"not valid YAML or JSON: {error.problem or error.context}"
         raise BadInput(what, place, "correct the syntax there") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, OverflowError) as error:
+        # The last three: what PyYAML raises on tags that do not suit their text, as in !!int "".
         what = " ".join(str(error).split())[:120]
         raise BadInput(f"not valid YAML or JSON: {what}", "", "correct the syntax") from None
-    except RecursionError:
-        raise BadInput("nested too deeply", "", f"nest at most {MAX_DEPTH} levels") from None
+
+
+def _check_yaml(text: str) -> None:
+    """Bound depth and size, aliases written out, by the stream of events: nothing is built yet."""
+    count = 0
+    size_of: dict[str, int] = {}
+    opened: list[tuple[str | None, int]] = []
+    for event in yaml.parse(text, Loader=_YAML_LOADER):
+        if isinstance(event, yaml.CollectionEndEvent):
+            name, before = opened.pop()
+            if name is not None:
+                size_of[name] = count - before
+        elif isinstance(event, yaml.AliasEvent):
+            anchor = str(event.anchor)
+            if any(anchor == outer for outer, _ in opened):
+                raise BadInput(f"{quoted(anchor)} contains itself", "", "write it out")
+            count += size_of.get(anchor, 1)
+        elif isinstance(event, yaml.NodeEvent):
+            if isinstance(event, yaml.CollectionStartEvent):
+                opened.append((event.anchor, count))
+            count += 1
+        if len(opened) > MAX_YAML_DEPTH:
+            raise BadInput("nested too deeply", "", f"nest at most {MAX_YAML_DEPTH} levels")
+        if count > MAX_YAML_NODES:
+            raise BadInput("too many values, aliases written out", "", "use fewer aliases")
 
 
 def parse_jobspec(value: object) -> Jobspec:
@@ -156,9 +188,9 @@ def parse_jobspec(value: object) -> Jobspec:
     """
     spec = _mapping(value, "", "a jobspec is a mapping with version, resources, tasks, attributes")
     version = spec.get("version")
-    if version not in (1, 9999) or isinstance(version, bool):
+    if isinstance(version, bool) or not isinstance(version, int) or version not in (1, 9999):
         raise BadInput(
-            f"version {version!r} is not known", "version", "use 1 (RFC 25) or 9999 (RFC 14)"
+            f"version {_brief(version)} is not known", "version", "use 1 (RFC 25) or 9999 (RFC 14)"
         )
     resources = _resources(spec.get("resources"), "resources", 1, itertools.count(1))
     _check_nodes(resources)
@@ -207,7 +239,8 @@ def _resource(value: object, place: str, depth: int, counted: Iterator[int]) -> 
         raise BadInput("no count", f"{place}.count", "say how many, such as count: 1")
     exclusive = item.get("exclusive")
     if exclusive is not None and not isinstance(exclusive, bool):
-        raise BadInput(f"{exclusive!r} is not true or false", f"{place}.exclusive", "use a boolean")
+        what = f"{_brief(exclusive)} is not true or false"
+        raise BadInput(what, f"{place}.exclusive", "use a boolean")
     below = item.get("with")
     if kind == "slot" and below is None:
         raise BadInput("a slot with nothing in it", f"{place}.with", "list what a slot holds")
@@ -232,14 +265,15 @@ def _count_range(value: Mapping[object, object], place: str) -> Count:
     unknown = set(value) - {"min", "max", "operator", "operand"}
     if unknown:
         name = sorted(map(str, unknown))[0]
-        raise BadInput(f"unknown key {name!r}", place, "use min, max, operator, operand")
+        raise BadInput(f"unknown key {quoted(name)}", place, "use min, max, operator, operand")
     least = _positive(value.get("min"), f"{place}.min")
     # RFC 14: max may be left out, and then only the graph bounds the count.
     most = MAX_COUNT if value.get("max") is None else _positive(value["max"], f"{place}.max")
     operator = value.get("operator", "+")
     operand = _positive(value.get("operand", 1), f"{place}.operand")
     if operator not in ("+", "*", "^"):
-        raise BadInput(f"{operator!r} is no operator", f"{place}.operator", "use + or * or ^")
+        what = f"{_brief(operator)} is no operator"
+        raise BadInput(what, f"{place}.operator", "use + or * or ^")
     if most < least:
         raise BadInput(f"max {most} is below min {least}", place, "make max at least min")
     if operator != "+" and (operand < 2 or (operator == "^" and least < 2)):
@@ -251,7 +285,8 @@ def _positive(value: object, place: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise BadInput(f"{_brief(value)} is not a whole number", place, "use a number of 1 or more")
     if value < 1:
-        raise BadInput(f"a count of {value}", place, "use a number of 1 or more")
+        what = "a negative count" if value else "a count of 0"
+        raise BadInput(what, place, "use a number of 1 or more")
     if value > MAX_COUNT:
         raise BadInput(f"a count above {MAX_COUNT}", place, "ask for less")
     return value
@@ -329,5 +364,7 @@ def _truthy(value: object) -> bool:
 
 def _brief(value: object) -> str:
     """A value for a message: short whatever was submitted."""
-    text = repr(value) if isinstance(value, (str, int, float, bool, type(None))) else ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return clipped_int(value)
+    text = repr(value) if isinstance(value, (str, float, bool, type(None))) else ""
     return text if text and len(text) <= 40 else f"a {type(value).__name__}"

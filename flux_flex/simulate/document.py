@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -51,9 +51,9 @@ def plan_document(scenario: Scenario, plan: Plan) -> Document:
     }
 
 
-def to_json(document: Document) -> str:
+def to_json(document: Mapping[str, object], *, ascii_only: bool = False) -> str:
     """The document as text, readable and ending with a newline."""
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(document, indent=1, ensure_ascii=ascii_only, allow_nan=False) + "\n"
 
 
 def summary(outcome: Outcome) -> Document:
@@ -66,10 +66,7 @@ def summary(outcome: Outcome) -> Document:
     queued = [record for record in outcome.records if not record.running_before]
     waits = [r.start_s - r.submitted_s for r in queued if r.start_s is not None]
     ends = [record.end_s for record in outcome.records if record.end_s is not None]
-    paid_s = sum(
-        record.order.nodes * (_until(record, outcome.end_s) - record.requested_s)
-        for record in outcome.bursts
-    )
+    paid_s = sum(record.order.nodes * record.paid_s(outcome.end_s) for record in outcome.bursts)
     return {
         "makespan_s": _seconds(max(ends, default=0.0)),
         "mean_wait_s": _seconds(sum(waits) / len(waits)) if waits else None,
@@ -82,10 +79,6 @@ def summary(outcome: Outcome) -> Document:
         "jobs_refused": sum(record.refused for record in queued),
         "bursts": len(outcome.bursts),
     }
-
-
-def _until(record: BurstRecord, end_s: float) -> float:
-    return end_s if record.ended_s is None else record.ended_s
 
 
 def _busy_s(outcome: Outcome) -> float:
@@ -129,6 +122,7 @@ def _decision(at_s: float, decision: Decision) -> Document:
         "id": job.jobid,
         "name": job.jobspec.name,
         "user": job.user,
+        "burstable": job.jobspec.burstable,
         "verdict": decision.verdict,
         "reason": decision.reason,
         "submitted_s": _seconds(job.submitted_s),
@@ -210,10 +204,3 @@ def _seconds(value: float | None) -> float | None:
 
 def _usd(value: float) -> float:
     return round(value, 4) + 0.0
-
-
-def find_job(document: Mapping[str, object], jobid: int) -> list[Mapping[str, object]]:
-    """The decisions on a job in a document that was read, in order."""
-    decisions = document.get("decisions")
-    found: Iterable[object] = decisions if isinstance(decisions, Sequence) else ()
-    return [one for one in found if isinstance(one, Mapping) and one.get("id") == jobid]

@@ -10,6 +10,8 @@ import json
 import os
 import tempfile
 import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flux_flex.errors import BadInput
@@ -28,15 +30,17 @@ def read_text(path: Path) -> str:
             content: bytes = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise BadInput(
-            "no such file", place, "check the path; it is relative to the scenario"
+            "no such file", place, "check the path; those in a scenario are relative to it"
         ) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         what = "the gzip data ends too soon" if isinstance(error, EOFError) else "not gzip data"
         raise BadInput(what, place, "copy or compress the file again") from None
     except OSError as error:
         raise BadInput(
-            f"cannot be read: {error.strerror}", place, "check its permissions"
+            f"cannot be read: {error.strerror}", place, "check what it is, and its permissions"
         ) from None
+    except ValueError:  # a null character, which no path has
+        raise BadInput("not a path", place, "correct the path") from None
     if len(content) > MAX_BYTES:
         raise BadInput(f"more than {MAX_BYTES >> 20} MiB", place, "give a smaller file")
     try:
@@ -65,29 +69,62 @@ def read_yaml(path: Path) -> object:
         raise error.at(str(path)) from None
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: into a temporary one beside it, then rename.
+def write_all(files: Sequence[tuple[Path, str]]) -> None:
+    """Write files, all or none: each whole into a temporary one beside it, then all renamed.
 
-    Raises BadInput where that is not possible.
+    Folders are made as needed. Raises BadInput where a file cannot be written, and then leaves
+    neither files nor folders behind.
     """
+    folders: list[Path] = []
+    staged: list[tuple[Path, Path]] = []
+    mode = 0o666 & ~_umask()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        what = f"cannot be written: {error.strerror}"
-        raise BadInput(what, str(path), "choose a place that you may write to") from None
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        # mkstemp makes files for the owner alone; a report is as public as the umask says.
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException as error:
-        os.unlink(temporary)
-        if isinstance(error, OSError):
-            what = f"cannot be written: {error.strerror}"
-            raise BadInput(what, str(path), "make room, or choose another place") from None
+        for path, text in files:
+            with _naming(path):
+                target = _target(path)
+                folders += _make_folder(target.parent)
+                descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".flux-flex-")
+                staged.append((Path(name), target))
+                with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as stream:
+                    stream.write(text)
+                # mkstemp makes files for the owner alone; ours are as public as the umask says.
+                os.chmod(name, mode)
+        for temporary, target in staged:
+            with _naming(target):
+                os.replace(temporary, target)
+    except BaseException:
+        for temporary, _ in staged:
+            temporary.unlink(missing_ok=True)
+        for folder in reversed(folders):
+            with suppress(OSError):  # somebody else put a file there in the meantime
+                folder.rmdir()
         raise
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        remedy = "choose a place that you may write to, with room"
+        raise BadInput(f"cannot be written: {reason}", str(path), remedy) from None
+
+
+def _target(path: Path) -> Path:
+    """Where a symbolic link leads. Refuses folders and devices, which a rename would replace."""
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        kind = "a directory" if target.is_dir() else "not a file"
+        raise BadInput(f"cannot be written: it is {kind}", str(path), "name a file")
+    return target
+
+
+def _make_folder(folder: Path) -> list[Path]:
+    """Make a folder and those above it; return those that were made, outermost first."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing[::-1]
 
 
 def _umask() -> int:

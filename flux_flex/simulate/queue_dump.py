@@ -1,7 +1,9 @@
 """A dump of a Flux queue: what `flux jobs -a --json` and `flux job info ID jobspec` said.
 
-Jobs that ran at that moment hold their resources until their expiration; those that waited are
-the queue. The moment itself is not in the dump, but each running job's start and runtime are.
+Jobs that ran at that moment hold their resources until their expiration; those that waited for
+the scheduler are the queue. Jobs that are held (priority 0) or wait for another job (DEPEND) are
+left out: nothing in the dump says when they may start. Nor does it say when it was made, but each
+running job's start and runtime do.
 """
 
 from __future__ import annotations
@@ -17,13 +19,13 @@ from flux_flex.model.graph import NODE, ResourceGraph
 from flux_flex.model.idset import parse_idset
 from flux_flex.model.jobid import f58, parse_jobid
 from flux_flex.model.jobspec import Jobspec, parse_jobspec
-from flux_flex.model.rv1 import RankResources, ResourceSet, parse_resource_summary
+from flux_flex.model.rv1 import RankResources, ResourceSet, parse_r, parse_resource_summary
 from flux_flex.simulate.files import read_json, read_text
 from flux_flex.simulate.submissions import Submission, runtime_of
 
-_WAITING = frozenset({"DEPEND", "PRIORITY", "SCHED"})
+_WAITING = frozenset({"PRIORITY", "SCHED"})
 _RUNNING = frozenset({"RUN"})
-DEFAULT_URGENCY = 16
+DEFAULT_PRIORITY = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,9 @@ def read_dump(
         if state in _RUNNING:
             running.append(_running(entry, place, graph, moment))
         elif state in _WAITING:
-            waiting.append(_waiting(entry, place, jobspecs, jobspecs_path, moment))
+            job = _waiting(entry, place, jobspecs, jobspecs_path, moment)
+            waiting += [job] if job.priority > 0 else []
+    _check_disjoint(running, jobs_path)
     if not running and not waiting:
         raise BadInput("no job waits or runs", str(jobs_path), "dump a queue with jobs in it")
     seen: set[int] = set()
@@ -82,7 +86,7 @@ def _jobs(document: object, path: Path) -> list[Mapping[str, object]]:
 
 def _jobspecs(path: Path) -> dict[int, Jobspec]:
     found: dict[int, Jobspec] = {}
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         place = f"{path}: line {number}"
@@ -148,7 +152,7 @@ def _waiting(
         jobid=jobid,
         jobspec=jobspec,
         user=str(entry.get("username", entry.get("userid", ""))),
-        urgency=int(_number(entry, "priority", place, default=DEFAULT_URGENCY)),
+        priority=int(_number(entry, "priority", place, default=DEFAULT_PRIORITY)),
         submitted_s=min(0.0, _number(entry, "t_submit", place) - moment),
         runtime_s=runtime_of(jobspec, None),
         flux_start_s=_estimate(entry, place, moment),
@@ -174,8 +178,28 @@ def _allocation(
         node = nodes.get(rank)
         if node is None:
             raise BadInput(f"rank {rank} is not in the system", place, "give the R of that moment")
+        has = dict(zip(("core", "gpu"), _all_of(node, graph), strict=True))
+        for kind, ids in (("core", cores), ("gpu", gpus)):
+            missing = sorted(set(ids).difference(has[kind]))
+            if missing:
+                what = f"rank {rank} has no {kind}{missing[0]}"
+                raise BadInput(what, place, "give the R of that moment")
         ranks.append(RankResources(rank, graph.names[node], cores, gpus))
     return ResourceSet(tuple(sorted(ranks, key=lambda item: item.rank))).to_r()
+
+
+def _check_disjoint(running: list[RunningJob], path: Path) -> None:
+    """Refuse two running jobs on one core or gpu, which no moment of a queue has."""
+    holder: dict[tuple[int, str, int], int] = {}
+    for job in running:
+        for item in parse_r(job.R).ranks:
+            for kind, ids in (("core", item.cores), ("gpu", item.gpus)):
+                for number in ids:
+                    other = holder.setdefault((item.rank, kind, number), job.jobid)
+                    if other != job.jobid:
+                        what = f"jobs {f58(other)} and {f58(job.jobid)} both hold {kind}{number}"
+                        place = f"{path}: rank {item.rank}"
+                        raise BadInput(what, place, "dump the queue again, in one call")
 
 
 def _held(

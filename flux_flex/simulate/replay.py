@@ -66,20 +66,23 @@ class BurstRecord:
     ended_s: float | None = None
     jobs: list[int] = field(default_factory=list)
 
-    def cost_usd(self, until_s: float) -> float:
-        """What it has cost by ``until_s`` at the latest."""
-        last_s = until_s if self.ended_s is None else min(self.ended_s, until_s)
-        return self.hourly_usd * max(0.0, last_s - self.requested_s) / 3600
+    def paid_s(self, until_s: float) -> float:
+        """For how long its nodes were paid by ``until_s``, which is not before the request."""
+        return (until_s if self.ended_s is None else self.ended_s) - self.requested_s
 
-    @property
-    def hourly_usd(self) -> float:
-        return self.order.nodes * self.order.node_type.price_per_hour_usd
+    def cost_usd(self, until_s: float) -> float:
+        """What it has cost by ``until_s``."""
+        hourly_usd = self.order.nodes * self.order.node_type.price_per_hour_usd
+        return hourly_usd * self.paid_s(until_s) / 3600
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """All that happened until ``end_s``. ``decisions`` are (seconds, decision), in order: for
-    each job that was weighed its first verdict, and each one that differed from the last."""
+    """All that happened until ``end_s``: the horizon, or else when the last job began or ended or
+    the last burst went. Jobs that would come after it have no record.
+
+    ``decisions`` are (seconds, decision), in order: for each job that was weighed its first
+    verdict, and each one that differed from the last."""
 
     records: tuple[JobRecord, ...]
     bursts: tuple[BurstRecord, ...]
@@ -126,7 +129,7 @@ class _Replay:
         self.events: list[tuple[float, int, int, Callable[[], None]]] = []
         self.serial = 0
         self.done = 0
-        self.last_end_s = 0.0
+        self.last_s = 0.0  # when something last began or ended
         self.blocked: tuple[int, int] | None = None
         self.weighed: tuple[object, ...] | None = None
 
@@ -142,7 +145,7 @@ class _Replay:
             self.instance.advance(now)
             self._take_events()
             self._scheduling_point()
-        end_s = self.last_end_s if math.isinf(horizon_s) else horizon_s
+        end_s = self.last_s if math.isinf(horizon_s) else horizon_s
         records = sorted(self.records.values(), key=lambda one: (one.submitted_s, one.jobid))
         return Outcome(tuple(records), tuple(self.bursts), tuple(self.decisions), end_s)
 
@@ -185,7 +188,7 @@ class _Replay:
         self.instance.submit(
             job.jobspec.raw,
             user=job.user,
-            urgency=job.priority,
+            priority=job.priority,
             jobid=job.jobid,
             t_submit=item.submitted_s,
         )
@@ -209,7 +212,7 @@ class _Replay:
     def _end(self, jobid: int) -> None:
         record = self.records[jobid]
         record.end_s = self.now
-        self.last_end_s = max(self.last_end_s, self.now)
+        self.last_s = self.now
         if not record.running_before:
             self.instance.finish(jobid)
             self._count_done()
@@ -236,8 +239,8 @@ class _Replay:
     def _looked_at(self) -> tuple[object, ...]:
         """All that a decision depends on but the time. Where this is as it was when nothing was
         worth renting, nothing is now: the time that passed made the wait here shorter, and
-        neither the boot of rented nodes nor what they cost less."""
-        self._forget_old_costs()
+        neither the boot of rented nodes nor what they cost less. All that is missed is the moment
+        from which a deferred job may as well stay."""
         return (
             self.local.version,
             len(self.misfits),
@@ -248,7 +251,7 @@ class _Replay:
 
     def _forget_old_costs(self) -> None:
         """The budget's period moves on: what ended before it no longer counts."""
-        while self.ended_costs and self.ended_costs[0][0] < self._period_start():
+        while self.ended_costs and self.ended_costs[0][0] <= self.now:
             self.spent_ended_usd -= self.ended_costs.popleft()[1]
 
     def _schedule(self) -> None:
@@ -295,7 +298,7 @@ class _Replay:
 
     def _begin_local(self, job: PendingJob, match: Match) -> None:
         record = self.records[job.jobid]
-        record.start_s = self.now
+        record.start_s = self.last_s = self.now
         record.nodes, record.share = tuple(match.hosts), _share(match)
         self.burstable -= job.jobspec.burstable
         self.instance.start(job.jobid, match.to_r())
@@ -321,9 +324,6 @@ class _Replay:
             queue_policy=self.scenario.queue_policy,
             next_burst=len(self.bursts),
         )
-
-    def _period_start(self) -> float:
-        return self.now - self.scenario.burst.limits.period
 
     def _act(self, plan: Plan) -> int:
         """Do what was decided; return how many jobs left the queue for rented nodes."""
@@ -365,7 +365,8 @@ class _Replay:
 
     def _begin_rented(self, burst: str, job: PendingJob, match: Match) -> None:
         record = self.records[job.jobid]
-        record.start_s, record.where = self.now, burst
+        record.start_s = self.last_s = self.now
+        record.where = burst
         record.nodes = tuple(f"{burst}-{int(match.graph.rank[v])}" for v in match.nodes)
         record.share = _share(match)
         self.instance.start(job.jobid, match.to_r())
@@ -389,10 +390,13 @@ class _Replay:
         if active.idle_since != mark:
             return
         del self.active[burst]
-        active.record.ended_s = self.now
+        active.record.ended_s = self.last_s = self.now
         cost = active.record.cost_usd(self.now)
-        self.ended_costs.append((self.now, cost))
         self.spent_ended_usd += cost
+        # A job that waits for the budget is looked at again once this no longer counts.
+        forgotten_s = self.now + self.scenario.burst.limits.period
+        self.ended_costs.append((forgotten_s, cost))
+        self._at(forgotten_s, _GOES, self._forget_old_costs)
 
 
 def _rented(active: _Active, now: float) -> Rented:

@@ -137,7 +137,7 @@ def load_scenario(path: Path) -> Scenario:
     burst = _burst_config(found.burst, folder, path)
     resources = _system(found.system, folder)
     network = _network(found.topology, folder, resources)
-    graph = _with_network(found.system, folder, network) if network else resources
+    graph = _with_network(found.system, folder, network, path) if network else resources
     running, submissions, epoch_s = _queue(found, folder, graph, path)
     return Scenario(
         name=found.name or path.stem,
@@ -214,14 +214,16 @@ def _network(files: TopologyFiles | None, folder: Path, graph: ResourceGraph) ->
     try:
         return NetworkTree.from_places(read_places(*answers, hosts).places)
     except BadInput as error:
-        raise error.at(str(folder)) from None
+        file = instances if error.where.startswith("describe-instances") else topology
+        raise error.at(str(file)) from None
 
 
-def _with_network(files: SystemFiles, folder: Path, network: NetworkTree) -> ResourceGraph:
+def _with_network(
+    files: SystemFiles, folder: Path, network: NetworkTree, path: Path
+) -> ResourceGraph:
     if files.R is None:
-        raise BadInput(
-            "a JGF says itself where its nodes are", "system.jgf", "use R, or leave topology out"
-        )
+        what, remedy = "a JGF says itself where its nodes are", "use R, or leave topology out"
+        raise BadInput(what, f"{path}: system.jgf", remedy)
     return _graph_of_r(folder / files.R, network)
 
 

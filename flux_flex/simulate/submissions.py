@@ -14,9 +14,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flux_flex.burst.select import PendingJob
 from flux_flex.config import Duration
@@ -30,12 +29,13 @@ MAX_SUBMISSIONS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One job to come. ``runtime_s`` is what it takes, at most its duration (inf: no end)."""
+    """One job to come. ``runtime_s`` is what it takes, at most its duration (inf: no end);
+    ``priority`` is the scheduler's, the highest first."""
 
     jobid: int
     jobspec: Jobspec
     user: str
-    urgency: int
+    priority: int
     submitted_s: float
     runtime_s: float
     flux_start_s: float | None = None
@@ -46,7 +46,7 @@ class Submission:
             self.jobid,
             self.jobspec,
             self.user,
-            self.urgency,
+            self.priority,
             self.submitted_s,
             self.flux_start_s,
         )
@@ -61,12 +61,10 @@ class _Entry(BaseModel):
     )
     count: int = Field(default=1, ge=1, le=MAX_SUBMISSIONS, description="how many copies")
     runtime: Duration | None = Field(default=None, description="what it really takes, like 20m")
-    urgency: int = Field(default=16, ge=0, le=31, description="0 to 31 (RFC 21)")
+    urgency: int = Field(
+        default=16, ge=1, le=31, description="1 to 31, as in RFC 21; 0 would hold the job for ever"
+    )
     jobspec: dict[str, object] | str = Field(description="a jobspec, or the path of one")
-
-
-_ENTRIES = TypeAdapter(list[_Entry])
-_Listed = Annotated[list[_Entry], Field()]
 
 
 class _Document(BaseModel):
@@ -84,17 +82,17 @@ def read_submissions(path: Path) -> tuple[Submission, ...]:
         entries = _Document.model_validate({"submissions": document}).submissions
     except ValidationError as error:
         raise bad_input(error, _Document).at(str(path)) from None
+    if sum(entry.count for entry in entries) > MAX_SUBMISSIONS:
+        raise BadInput("too many jobs", str(path), f"list at most {MAX_SUBMISSIONS}")
     found: list[Submission] = []
     for number, entry in enumerate(entries):
-        if len(found) + entry.count > MAX_SUBMISSIONS:
-            raise BadInput("too many jobs", str(path), f"list at most {MAX_SUBMISSIONS}")
         jobspec = _jobspec(entry, path, f"submissions[{number}].jobspec")
         found += [
             Submission(
                 jobid=len(found) + copy,
                 jobspec=jobspec,
                 user=entry.user,
-                urgency=entry.urgency,
+                priority=entry.urgency,
                 submitted_s=entry.at,
                 runtime_s=runtime_of(jobspec, entry.runtime),
             )

@@ -12,9 +12,7 @@ from flux_flex.simulate.timeline_svg import JobBar, NodeRow, Timeline
 
 def timeline(scenario: Scenario, plain: Outcome, burst: Outcome) -> Timeline:
     """Nodes and jobs of the replay with bursting; ``plain`` is only told in the subtitle."""
-    end_s = max(
-        [burst.end_s, *(record.ended_s for record in burst.bursts if record.ended_s is not None)]
-    )
+    end_s = burst.end_s
     bars = tuple(
         JobBar(
             job=f58(record.jobid),

@@ -163,7 +163,6 @@ def test_equal_constraints_are_equal_keys_however_they_are_spelled() -> None:
             "0-3,7",
         ),
         ({"ranks": [0]}, "constraint.ranks[0]", "an idset is a string, not a number", '["0-3"]'),
-        ({"not": [EFA, SPOT]}, "constraint.not", "not takes one value, here are 2", '{"and"'),
         ({"or": [None]}, "constraint.or[0]", "a constraint is an object, not null", "operator"),
     ],
 )

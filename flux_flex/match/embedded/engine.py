@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import closing
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -62,7 +62,7 @@ class EmbeddedMatcher:
 
     def allocate(self, jobspec: JobspecLike, jobid: int | None = None, at: float = 0) -> Match:
         request = self._compile(jobspec)
-        at = max(at, self.now)
+        at = self._not_before_now(at)
         choice = self._choose(request, at)
         if choice is None:
             self._refuse_the_impossible(request)
@@ -71,7 +71,7 @@ class EmbeddedMatcher:
 
     def reserve(self, jobspec: JobspecLike, jobid: int | None = None, at: float = 0) -> Match:
         request = self._compile(jobspec)
-        start = max(at, self.now)
+        start = self._not_before_now(at)
         found = self._earliest(request, start)
         if found is None:
             self._refuse_the_impossible(request)
@@ -84,7 +84,7 @@ class EmbeddedMatcher:
         """What :meth:`reserve` would give, without holding it; None where nothing starts from
         ``at`` up to ``before``."""
         request = self._compile(jobspec)
-        start = max(at, self.now)
+        start = self._not_before_now(at)
         found = self._earliest(request, start, before)
         if found is None:
             return None
@@ -101,13 +101,14 @@ class EmbeddedMatcher:
     def update(self, jobid: int, R: Mapping[str, object], at: float, duration: float) -> Match:
         """Take note of an allocation that somebody else made.
 
-        ``R`` is version 1 (RFC 20); ``duration`` 0 is without limit. Raises BadInput for hosts
-        or ids that the graph does not have, and Busy where something is held already.
+        ``R`` is version 1 (RFC 20); ``duration`` 0 is without limit. Nothing is held where it
+        is over by now. Raises BadInput for hosts or ids that the graph does not have and for a
+        job that holds something, and Busy where something is held already.
         """
         vertices = np.array(sorted(self._vertices_of(R)), dtype=np.int64)
         amounts = self.graph.size[vertices]
         end = _end(at, duration)
-        with self._planner.during(max(at, self.now), end):
+        with self._planner.during(self._not_before_now(at), end):
             short = self._planner.free(vertices) < amounts
         if short.any():
             path = self.graph.path(int(vertices[np.argmax(short)]))
@@ -124,9 +125,14 @@ class EmbeddedMatcher:
     # -- availability ----------------------------------------------------------------------------
 
     def mark(self, vertices: Iterable[int], *, up: bool) -> None:
-        """Mark vertices, and all below them, up or down: nothing new starts on what is down."""
+        """Mark nodes, or what holds nodes, up or down: nothing new starts on what is down.
+
+        Raises BadInput for vertices within a node: Flux too knows only whole nodes down.
+        """
         now_up = np.ones(len(self.graph), dtype=bool) if self._up is None else self._up.copy()
         for vertex in vertices:
+            if self.graph.node_of[vertex] not in (-1, vertex):
+                raise BadInput("a part of a node", self.graph.path(vertex), "mark the whole node")
             now_up[vertex : self.graph.end[vertex]] = up
         self._up = None if now_up.all() else now_up
         self._planner.version += 1
@@ -141,6 +147,11 @@ class EmbeddedMatcher:
         return [int(v) for v in nodes[self._planner.idle(nodes)]]
 
     # -- within --------------------------------------------------------------------------------
+
+    def _not_before_now(self, at: float) -> float:
+        if not math.isfinite(at):
+            raise BadInput(f"a start at {at}", "at", "give seconds")
+        return max(at, self.now)
 
     def _compile(self, jobspec: JobspecLike) -> Request:
         spec = read_jobspec(jobspec)
@@ -210,10 +221,9 @@ class EmbeddedMatcher:
 
     def _vertices_of(self, R: Mapping[str, object]) -> set[int]:
         """The core and gpu vertices that an R names, found by host (or by rank) and number."""
-        by_rank = {(int(self.graph.rank[v]), self.graph.names[v]): int(v) for v in self._nodes()}
         found: set[int] = set()
         for item in parse_r(R).ranks:
-            node = by_rank.get((item.rank, item.host))
+            node = self._node_at.get((item.rank, item.host))
             if node is None:
                 what = f"no node {item.host} of rank {item.rank} in the graph"
                 raise BadInput(what, "R", "give an R of this system")
@@ -231,8 +241,11 @@ class EmbeddedMatcher:
             raise BadInput(what, "R", "give an R of this system")
         return {number[i] for i in ids}
 
-    def _nodes(self) -> Iterable[int]:
-        return (int(v) for v in self.graph.of_type(NODE))
+    @cached_property
+    def _node_at(self) -> dict[tuple[int, str], int]:
+        """Node vertices by rank and host."""
+        graph = self.graph
+        return {(int(graph.rank[v]), graph.names[v]): int(v) for v in graph.of_type(NODE)}
 
 
 def read_jobspec(jobspec: JobspecLike) -> Jobspec:

@@ -23,8 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flux_flex.errors import BadInput
-from flux_flex.match.embedded.request import expand
-from flux_flex.model.graph import BoolArray, IntArray, ResourceGraph
+from flux_flex.model.graph import BoolArray, IntArray, ResourceGraph, expand
 
 IDLE = 0
 OWN = 1
@@ -41,8 +40,9 @@ class Delta:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Claims:
-    """What a job takes: ``whole`` vertices with all below them, and of other ``vertices``, which
-    have nothing below them, ``amounts``. All are different, and none lies in a whole one."""
+    """What a job takes: ``whole`` vertices with all below them, and of other ``vertices``
+    ``amounts``. An amount is 0 where a vertex with others below it is only kept from being taken
+    whole. All are different, and none lies in a whole one."""
 
     whole: IntArray
     vertices: IntArray
@@ -118,7 +118,9 @@ class Planner:
     # -- changes -----------------------------------------------------------------------------
 
     def add(self, jobid: int, start: float, end: float, claims: Claims) -> None:
-        """Hold ``claims`` for a job in [start, end)."""
+        """Hold ``claims`` for a job in [start, end); nothing, where that is over by now."""
+        if end <= self.now:
+            return
         span = Span(jobid, start, end, claims, self._delta(claims))
         self._spans[jobid] = span
         self._serial += 1
@@ -145,7 +147,7 @@ class Planner:
 
     def advance(self, now: float) -> None:
         """Move the present forward: what ends by then is given back, what starts is taken."""
-        if now < self.now:
+        if not now >= self.now:  # nor is it NaN
             raise BadInput(
                 f"time runs backwards, from {self.now} to {now}", "at", "ask in order of time"
             )
@@ -215,11 +217,6 @@ class Planner:
         columns[row[counted], counted] = claims.amounts[counted]
         return columns
 
-    def take_from(self, state: IntArray, claims: Claims) -> None:
-        """Take claims from a copy of the state, for a trial."""
-        delta = self._delta(claims)
-        np.subtract.at(state.reshape(-1), delta.index, delta.amount)
-
     # -- questions ---------------------------------------------------------------------------
 
     @contextmanager
@@ -273,6 +270,21 @@ class Planner:
                 self._apply(_END if kind == _START else _START, span)
 
     @contextmanager
+    def trial(self) -> Iterator[Callable[[Claims], None]]:
+        """Take claims from the state, in place, until the end of the context."""
+        taken: list[Delta] = []
+
+        def take(claims: Claims) -> None:
+            taken.append(self._delta(claims))
+            self._take(taken[-1])
+
+        try:
+            yield take
+        finally:
+            for delta in taken:
+                self._give(delta)
+
+    @contextmanager
     def _moved_to(self, start: float) -> Iterator[None]:
         """Walk the state to ``start`` in place, and back again: integers lose nothing."""
         due = bisect_right(self._events, (start, _START), key=_when)
@@ -313,23 +325,21 @@ class Planner:
         """
         own = {id(span): self._own(span.claims) for _, _, _, span in window}
         vertices = np.unique(np.concatenate([v for v, _ in own.values()]))
-        held = np.zeros(len(vertices), dtype=np.int64)
+        held = np.zeros((2, len(vertices)), dtype=np.int64)  # amounts, and numbers of claims
         peak = held.copy()
         for _, kind, _, span in window:
             mine, amounts = own[id(span)]
             place = np.searchsorted(vertices, mine)
-            held[place] += amounts if kind == _START else -amounts
+            held[:, place] += amounts if kind == _START else -amounts
             np.maximum(peak, held, out=peak)
-        more = peak > 0
-        return Claims(np.zeros(0, dtype=np.int64), vertices[more], peak[more])
+        more = peak.any(axis=0)
+        return Claims(np.zeros(0, dtype=np.int64), vertices[more], peak[0, more])
 
     def _own(self, claims: Claims) -> tuple[IntArray, IntArray]:
-        """Every vertex that claims take, with the amount of it."""
+        """Every vertex that claims take, and (amount of it, 1), shape (2, n)."""
         inside = expand(claims.whole, self.graph.end[claims.whole])
-        return (
-            np.concatenate((inside, claims.vertices)),
-            np.concatenate((self.graph.size[inside], claims.amounts)),
-        )
+        amounts = np.concatenate((self.graph.size[inside], claims.amounts))
+        return np.concatenate((inside, claims.vertices)), np.stack((amounts, np.ones_like(amounts)))
 
 
 def _when(event: tuple[float, int] | _Event) -> tuple[float, int]:

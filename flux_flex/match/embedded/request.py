@@ -7,14 +7,17 @@ which row of the planner's state counts it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import permutations
 
 import numpy as np
 
 from flux_flex.model.constraints import Constraint
 from flux_flex.model.graph import NODE, BoolArray, IntArray, ResourceGraph
 from flux_flex.model.jobspec import Count, Jobspec, Resource
+
+_FIRST = np.ones(1, dtype=bool)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -27,11 +30,10 @@ class Ask:
     home h contains ``candidates[low[h]:high[h]]``. ``row`` counts a leaf type in the planner's
     state, -1 for others. ``exclusive`` is said or implied by a slot above, ``whole`` said.
     ``in_nodes``: all homes are nodes or lie in one. ``spread``: a slot at the top, which all its
-    homes serve together. ``pooled``: some candidate has another size than 1. ``contested``:
-    children of one type compete, so that their supplies must not be counted apart.
+    homes serve together. ``pooled``: some candidate has another size than 1. ``contested``: some
+    children compete for what they take, so that their supplies must not be counted apart.
     """
 
-    kind: str
     count: Count
     is_slot: bool
     exclusive: bool
@@ -47,10 +49,19 @@ class Ask:
     contested: bool
     children: tuple[Ask, ...]
 
-    def walk(self) -> Iterator[Ask]:
-        yield self
-        for child in self.children:
-            yield from child.walk()
+    def within(self, first: int, last: int) -> Ask:
+        """The same ask in its homes ``first`` to ``last - 1`` alone, which are numbered anew."""
+        low, high = self.low[first:last], self.high[first:last]
+        start, end = int(low[0]), int(high[-1])
+        inner = (first, last) if self.is_slot else (start, end)
+        return replace(
+            self,
+            candidates=self.candidates[start:end],
+            homes=self.homes[first:last],
+            low=low - start,
+            high=high - start,
+            children=tuple(child.within(*inner) for child in self.children if inner[0] < inner[1]),
+        )
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -76,7 +87,7 @@ def compile_request(
     )
     return Request(
         asks=asks,
-        contested=_contested(jobspec.resources),
+        contested=_contested(jobspec.resources, graph, in_slot=False),
         eligible=_eligible(jobspec.constraint, graph),
         needs=_needs(asks, leaf_row, totals),
         duration_s=jobspec.duration_s,
@@ -92,7 +103,7 @@ def _compile(
     in_slot: bool,
     at_top: bool,
 ) -> Ask:
-    candidates = graph.of_type(item.type)
+    candidates = _outermost(graph, item.type)
     homes = _homes(item, graph) if item.is_slot and at_top else parents
     # Below a slot supplies are counted in the slot's homes; below a vertex, in that vertex.
     below = homes if item.is_slot else candidates
@@ -101,7 +112,6 @@ def _compile(
         for child in item.children
     )
     return Ask(
-        kind=item.type,
         count=item.count,
         is_slot=item.is_slot,
         # RFC 14: what a slot holds is given to its tasks alone.
@@ -110,22 +120,23 @@ def _compile(
         row=leaf_row.get(item.type, -1),
         candidates=candidates,
         homes=homes,
-        low=np.searchsorted(candidates, homes),
+        low=np.searchsorted(candidates, homes if at_top else homes + 1),
         high=np.searchsorted(candidates, graph.end[homes]),
         in_nodes=_in_nodes(homes, graph),
         spread=item.is_slot and at_top,
         pooled=bool((graph.size[candidates] != 1).any()),
-        contested=_contested(item.children),
+        contested=_contested(item.children, graph, in_slot=in_slot or item.is_slot),
         children=children,
     )
 
 
-def expand(low: IntArray, high: IntArray) -> IntArray:
-    """The numbers of several ranges one after the other: (2, 5), (9, 11) to 2 3 4 9 10."""
-    length = high - low
-    before = np.cumsum(length) - length
-    numbers: IntArray = np.arange(int(length.sum())) + np.repeat(low - before, length)
-    return numbers
+def _outermost(graph: ResourceGraph, kind: str) -> IntArray:
+    """The vertices of a type that lie in no other of that type: a switch in a switch is taken
+    with the outer one, never beside it."""
+    members = graph.of_type(kind)
+    ends = np.maximum.accumulate(graph.end[members])
+    outer: IntArray = members[np.concatenate((_FIRST, members[1:] >= ends[:-1]))[: len(members)]]
+    return outer
 
 
 def _homes(slot: Resource, graph: ResourceGraph) -> IntArray:
@@ -134,7 +145,7 @@ def _homes(slot: Resource, graph: ResourceGraph) -> IntArray:
     has_all = np.ones(len(graph), dtype=bool)
     number = np.arange(len(graph))
     for content in slot.children:
-        members = graph.of_type(content.type)
+        members = _outermost(graph, content.type)
         inside = np.searchsorted(members, graph.end) - np.searchsorted(members, number + 1)
         has_all &= inside > 0
     above_another = np.zeros(len(graph), dtype=bool)
@@ -151,15 +162,34 @@ def _in_nodes(vertices: IntArray, graph: ResourceGraph) -> bool:
     return bool((nearest >= 0).all() and (vertices < graph.end[nodes[nearest]]).all())
 
 
-def _contested(items: tuple[Resource, ...]) -> bool:
-    """Whether two of some siblings draw on one type, themselves or further down."""
-    seen: set[str] = set()
-    for item in items:
-        kinds = {below.type for below in item.walk() if not below.is_slot}
-        if seen & kinds:
-            return True
-        seen |= kinds
-    return False
+def _contested(items: tuple[Resource, ...], graph: ResourceGraph, *, in_slot: bool) -> bool:
+    """Whether two of some siblings may take the same vertices: they, or what is below them, are
+    of one type, or one takes vertices whole in which the other's lie."""
+    if len(items) < 2:
+        return False
+    drawn = [_drawn_on(item, in_slot) for item in items]
+    return any(
+        kind == other or (whole and _holds(graph, kind, other))
+        for mine, theirs in permutations(drawn, 2)
+        for kind, whole in mine.items()
+        for other in theirs
+    )
+
+
+def _drawn_on(item: Resource, in_slot: bool) -> dict[str, bool]:
+    """The types of a request, and whether some vertex of the type is taken whole."""
+    inside = in_slot or item.is_slot
+    drawn = {} if item.is_slot else {item.type: in_slot or bool(item.exclusive)}
+    for child in item.children:
+        for kind, whole in _drawn_on(child, inside).items():
+            drawn[kind] = whole or drawn.get(kind, False)
+    return drawn
+
+
+def _holds(graph: ResourceGraph, kind: str, other: str) -> bool:
+    """Whether some vertex of one type has one of another type below it."""
+    outer, inner = graph.of_type(kind), graph.of_type(other)
+    return bool((np.searchsorted(inner, graph.end[outer]) > np.searchsorted(inner, outer)).any())
 
 
 def _eligible(constraint: Constraint | None, graph: ResourceGraph) -> BoolArray | None:

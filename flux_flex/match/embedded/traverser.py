@@ -14,8 +14,8 @@ import numpy as np
 
 from flux_flex.match.embedded.planner import IDLE, OWN, Claims, Planner
 from flux_flex.match.embedded.policies import Preference
-from flux_flex.match.embedded.request import Ask, Request, expand
-from flux_flex.model.graph import BoolArray, IntArray, ResourceGraph
+from flux_flex.match.embedded.request import Ask, Request
+from flux_flex.model.graph import BoolArray, IntArray, ResourceGraph, expand
 
 
 class _NoFit(Exception):
@@ -60,6 +60,7 @@ class Traversal:
         self.state = planner.state
         self.request = request
         self.prefer = prefer
+        self.up = up
         self.eligible = _both(request.eligible, up)
         self._supply: dict[int, IntArray] = {}
         self._qualified: dict[int, BoolArray] = {}
@@ -114,20 +115,20 @@ class Traversal:
             usable = self.state[OWN, ask.candidates] > 0
         if self.eligible is not None:
             usable = usable & self.eligible[ask.candidates]
+        if self.up is not None and ask.exclusive and ask.row < 0:
+            down = np.concatenate(([0], np.cumsum(~self.up)))
+            end = self.graph.end[ask.candidates]
+            usable = usable & (down[end] == down[ask.candidates])
         return usable
 
     def _slots(self, slot: Ask) -> IntArray:
         contents = slot.children
-        if slot.contested:  # they share one supply, at the least
-            together = sum(content.count.least for content in contents)
-            each = [self.supply(content) // together for content in contents]
-        else:
-            each = [self.supply(content) // content.count.least for content in contents]
+        each = [self.supply(content) // content.count.least for content in contents]
         slots: IntArray = each[0] if len(each) == 1 else np.minimum.reduce(each)
         for content in contents:
-            if content.pooled:
+            if content.pooled and content.row >= 0:
                 slots = self._whole_pools(content, slots)
-        return slots
+        return self._slots_at_once(slot, slots) if slot.contested else slots
 
     def _whole_pools(self, content: Ask, slots: IntArray) -> IntArray:
         """Fewer slots where a pool is larger than one slot wants: a pool is not split between
@@ -139,14 +140,32 @@ class Traversal:
             kept[home] = min(int(slots[home]), len(groups))
         return kept
 
+    def _slots_at_once(self, slot: Ask, slots: IntArray) -> IntArray:
+        """Of ``slots`` in each home, as many as a trial pick of all their contents allows."""
+        kept: IntArray = slots.copy()
+        for home in np.flatnonzero(slots).tolist():
+            least, most = 0, int(slots[home])
+            while least < most:
+                middle = (least + most + 1) // 2
+                if self._fits(_contents(slot, home), middle):
+                    least = middle
+                else:
+                    most = middle - 1
+            kept[home] = least
+        return kept
+
+    def _fits(self, asks: tuple[Ask, ...], slots: int | None = None) -> bool:
+        try:
+            self._pick_in_turn(asks, Choice(), slots)
+        except _NoFit:
+            return False
+        return True
+
     def _not_fought_over(self, ask: Ask, known: BoolArray) -> BoolArray:
         """Of ``known`` candidates, those in which a trial pick of all children succeeds."""
         kept: BoolArray = known.copy()
-        for candidate in np.flatnonzero(known):
-            try:
-                self._pick_siblings(ask.children, True, np.array([candidate]), Choice())
-            except _NoFit:
-                kept[candidate] = False
+        for candidate in np.flatnonzero(known).tolist():
+            kept[candidate] = self._fits(_contents(ask, candidate))
         return kept
 
     # -- top down: which to take ----------------------------------------------------------------
@@ -159,22 +178,29 @@ class Traversal:
             for ask in asks:
                 self._pick(ask, homes, choice)
             return
-        for home in homes:
-            self._pick_in_turn(asks, np.array([home]), choice)
+        for home in homes.tolist():
+            mine = (ask if ask.spread else ask.within(home, home + 1) for ask in asks)
+            self._pick_in_turn(tuple(mine), choice)
 
-    def _pick_in_turn(self, asks: tuple[Ask, ...], home: IntArray, choice: Choice) -> None:
-        """One after the other on a state that each changes for the next, put right at the end."""
-        kept = self.state, self._supply, self._qualified
-        self.state = self.state.copy()
+    def _pick_in_turn(
+        self, asks: tuple[Ask, ...], choice: Choice, slots: int | None = None
+    ) -> None:
+        """Pick for ``asks`` of one home, or for so many slots of them, one after the other: each
+        finds the state without what those before it took."""
+        kept = self._supply, self._qualified
         try:
-            for ask in asks:
-                self._supply, self._qualified = {}, {}
-                mine = Choice()
-                self._pick(ask, home, mine)
-                self.planner.take_from(self.state, mine.claims())
-                choice.add(mine)
+            with self.planner.trial() as take:
+                for ask in asks:
+                    self._supply, self._qualified = {}, {}
+                    mine = Choice()
+                    if slots is None:
+                        self._pick(ask, _ROOT, mine)
+                    else:
+                        self._take_for_slots(ask, _ROOT, np.array([slots]), mine)
+                    take(mine.claims())
+                    choice.add(mine)
         finally:
-            self.state, self._supply, self._qualified = kept
+            self._supply, self._qualified = kept
 
     def _pick(self, ask: Ask, homes: IntArray, choice: Choice) -> None:
         supply = self.supply(ask)
@@ -198,11 +224,12 @@ class Traversal:
     def _take(self, ask: Ask, homes: IntArray, wanted: IntArray, choice: Choice) -> None:
         """Take ``wanted[i]`` of ``ask`` in ``homes[i]``."""
         if ask.is_slot:
+            if ask.contested:
+                for home, slots in zip(homes.tolist(), wanted.tolist(), strict=True):
+                    self._pick_in_turn(_contents(ask, home), choice, slots)
+                return
             for content in ask.children:
-                if content.pooled and content.row >= 0:
-                    self._take_whole_pools(content, homes, wanted, choice)
-                else:
-                    self._take(content, homes, wanted * content.count.least, choice)
+                self._take_for_slots(content, homes, wanted, choice)
             return
         place, rank, vertices = self._ranked(ask, homes)
         if ask.pooled and ask.row >= 0:
@@ -213,6 +240,15 @@ class Traversal:
         if len(vertices) < wanted.sum():
             raise _NoFit
         self._take_vertices(ask, vertices, choice)
+
+    def _take_for_slots(
+        self, content: Ask, homes: IntArray, slots: IntArray, choice: Choice
+    ) -> None:
+        """Take what ``slots[i]`` slots in ``homes[i]`` hold of one content."""
+        if content.pooled and content.row >= 0:
+            self._take_whole_pools(content, homes, slots, choice)
+        else:
+            self._take(content, homes, slots * content.count.least, choice)
 
     def _take_vertices(self, ask: Ask, vertices: IntArray, choice: Choice) -> None:
         sizes = self.graph.size[vertices]
@@ -237,6 +273,8 @@ class Traversal:
             if not ask.exclusive:
                 choice.whole += below.whole
                 choice.leaves += below.leaves
+        elif not ask.exclusive:
+            choice.leaves.append((vertices, np.zeros_like(vertices)))  # shared, but in use
 
     def _take_pools(
         self, ask: Ask, place: IntArray, pools: IntArray, wanted: IntArray, choice: Choice
@@ -249,8 +287,6 @@ class Traversal:
             most = free[i] if ask.exclusive else min(free[i], left[home])
             taken.append(most if left[home] > 0 else 0)
             left[home] -= taken[-1]
-        if max(left, default=0) > 0:
-            raise _NoFit
         amounts = np.array(taken, dtype=np.int64)
         kept = amounts > 0
         choice.shown.append((pools[kept], amounts[kept], ask.exclusive))
@@ -306,6 +342,11 @@ class Traversal:
 
 
 _ROOT = np.zeros(1, dtype=np.int64)
+
+
+def _contents(ask: Ask, number: int) -> tuple[Ask, ...]:
+    """The children of ``ask`` in one vertex, by its number among their homes."""
+    return tuple(child.within(number, number + 1) for child in ask.children)
 
 
 def _groups(sizes: list[int], wanted: int) -> list[int]:

@@ -1,0 +1,127 @@
+"""The nouns of a decision: the :class:`Snapshot` that it sees and the :class:`Plan` that it makes.
+
+Times are seconds on one clock, money is US dollars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from flux_flex.burst.catalog import NodeType
+from flux_flex.burst.market import Placed
+from flux_flex.burst.select import PendingJob
+from flux_flex.config import BurstConfig
+from flux_flex.match.embedded import EmbeddedMatcher
+
+Verdict = Literal["stay", "burst", "deferred", "impossible"]
+QueuePolicy = Literal["fcfs", "easy", "conservative"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rented:
+    """A burst that was asked for and is not over.
+
+    ``matcher`` knows what runs, or will, on its ``nodes`` nodes: asked for at ``requested_s``,
+    usable from ``ready_s``, needed until ``busy_until_s``. All of them count to ``user``.
+    """
+
+    burst: str
+    provider: str
+    node_type: NodeType
+    nodes: int
+    requested_s: float
+    ready_s: float
+    busy_until_s: float
+    user: str
+    matcher: EmbeddedMatcher = field(repr=False)
+
+    @property
+    def cost_per_hour_usd(self) -> float:
+        return self.nodes * self.node_type.price_per_hour_usd
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that a decision knows, at one moment ``now_s``.
+
+    ``local`` holds the running jobs of this system; ``pending`` need not be sorted;
+    ``spent_usd`` is what the running period has cost so far, without the bursts in ``rented``
+    beyond now; ``next_burst`` numbers the next new burst.
+    """
+
+    now_s: float
+    local: EmbeddedMatcher = field(repr=False)
+    pending: Sequence[PendingJob] = field(repr=False)
+    rented: Sequence[Rented]
+    spent_usd: float
+    config: BurstConfig
+    queue_policy: QueuePolicy = "fcfs"
+    next_burst: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """One way of renting that was weighed for a job.
+
+    ``nodes`` it would run on, of which ``new_nodes`` are rented for it; ``cost_usd`` is what it
+    adds to the bill in the end, and ``cost_per_hour_usd`` to that of an hour; ``start_s`` when it
+    would start there, inf where it never could. ``burst`` names the burst it would join.
+    ``rejected`` says why it was not taken, empty for the one that was.
+    """
+
+    provider: str
+    type: str
+    nodes: int
+    new_nodes: int
+    start_s: float
+    cost_usd: float
+    cost_per_hour_usd: float
+    burst: str = ""
+    rejected: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The verdict on one job. ``local_start_s`` is inf where no start here is in sight.
+    ``chosen`` is the alternative taken, for a burst; ``alternatives`` come cheapest first."""
+
+    job: PendingJob
+    verdict: Verdict
+    reason: str
+    local_start_s: float
+    chosen: Alternative | None = None
+    alternatives: tuple[Alternative, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A burst to ask for: ``nodes`` of ``node_type``, usable at ``ready_s``, for ``placed``."""
+
+    burst: str
+    provider: str
+    node_type: NodeType
+    nodes: int
+    ready_s: float
+    placed: tuple[Placed, ...]
+
+    @property
+    def end_s(self) -> float:
+        """When the last of its jobs reaches its time limit."""
+        return max(job.end_s for job in self.placed)
+
+    @property
+    def user(self) -> str:
+        """Whom its nodes count to: the user that it was first rented for."""
+        return self.placed[0].job.user
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do: decisions in the scheduler's order, bursts to ask for, and jobs that start on
+    bursts that exist already, by burst."""
+
+    decisions: tuple[Decision, ...]
+    orders: tuple[Order, ...]
+    joined: dict[str, tuple[Placed, ...]]

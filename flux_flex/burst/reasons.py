@@ -1,0 +1,58 @@
+"""Reasons as people read them: one clause or sentence for each verdict and each rejection."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from flux_flex.burst.plan import Alternative
+from flux_flex.model.duration import format_duration
+
+
+def start_here(start_s: float, now_s: float, *, fits: bool) -> str:
+    """When a job starts here; ``fits`` says whether this system could ever run it."""
+    if not fits:
+        return "cannot start here"
+    if math.isinf(start_s):
+        return "waits here behind jobs without a time limit"
+    wait_s = start_s - now_s
+    return f"starts here in {format_duration(wait_s)}" if wait_s >= 0.5 else "starts here now"
+
+
+def renting(way: Alternative, now_s: float, local_s: float) -> str:
+    """What is rented for a job, and what that gains it over ``local_s``, its start here."""
+    there, here = format_duration(way.start_s - now_s), format_duration(local_s - now_s)
+    instead = f"in {there} instead of {here}"
+    if not way.burst:
+        return f"{way.nodes} x {way.type}, ${way.cost_per_hour_usd:,.2f}/h, ready {instead}"
+    if way.new_nodes:
+        return f"joins {way.burst} with {way.new_nodes} more x {way.type}, ready {instead}"
+    return f"joins {way.burst} on {way.nodes} x {way.type}, no more nodes, starts {instead}"
+
+
+def too_late(start_s: float, local_s: float, threshold_s: float) -> str:
+    """Why a start there at ``start_s`` is not worth renting for."""
+    gain = format_duration(max(0.0, local_s - start_s))
+    return f"not sooner by more than {format_duration(threshold_s)}: by {gain}"
+
+
+def too_large(most: int, nodes: int, *, exact: bool) -> str:
+    """More nodes than may ever be rented; ``nodes`` is a lower bound where not ``exact``."""
+    takes = f"it takes {nodes}" if exact else f"it takes {nodes} or more"
+    return f"at most {most} node{'s' * (most != 1)} may be rented at once, {takes}"
+
+
+def outdone(way: Alternative, chosen: Alternative) -> str:
+    """Why another way was preferred to one that was open too."""
+    if round(way.cost_usd, 6) > round(chosen.cost_usd, 6):
+        return "costs more"
+    return "starts later" if way.start_s > chosen.start_s else "no better than the one taken"
+
+
+def no_type_fits(seen: Sequence[Alternative]) -> str:
+    """One sentence for why no type fits: the reason that most types share."""
+    reasons = [one.rejected for one in seen]
+    most = max(reasons, key=lambda why: (reasons.count(why), -reasons.index(why)))
+    if len(set(reasons)) == 1:
+        return f"no type here fits: {most}"
+    return f"no type here fits: {seen[reasons.index(most)].type}: {most}"

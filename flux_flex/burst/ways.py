@@ -1,0 +1,217 @@
+"""The ways of renting for one job: onto a burst that exists, into an order of this round, or new.
+
+:class:`Bursts` holds what exists and what this round has ordered so far. :meth:`Bursts.ways`
+lists what could be done for a job with what each would cost; :meth:`Bursts.take` does one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from flux_flex.burst.catalog import NodeType
+from flux_flex.burst.limits import Commitment
+from flux_flex.burst.market import (
+    MAX_NODES,
+    Placed,
+    alone,
+    at_least,
+    misfit,
+    node_numbers,
+    nodes_asked,
+    nodes_for,
+    pack,
+)
+from flux_flex.burst.plan import Alternative, Order, Rented, Snapshot
+from flux_flex.burst.reasons import too_large
+from flux_flex.burst.select import PendingJob
+from flux_flex.config import Provider
+
+# open: may be taken; misfit: the job never fits there; late: not soon enough; limited: a limit
+# stands in the way.
+Standing = Literal["open", "misfit", "late", "limited"]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """An alternative as it is ``seen``, with what taking it would change: the new or grown
+    ``order``, or where the job is ``placed`` on the ``rented`` burst, and the ``commitment``."""
+
+    seen: Alternative
+    standing: Standing = "open"
+    order: Order | None = None
+    rented: Rented | None = None
+    placed: Placed | None = None
+    commitment: Commitment | None = None
+
+    @property
+    def rank(self) -> tuple[float, float, str]:
+        """Sorts the best first: the cheapest, then the soonest, then by type. Sums and
+        differences of prices are equal within a millionth."""
+        return round(self.seen.cost_usd, 6), self.seen.start_s, self.seen.type
+
+    def rejected(self, standing: Standing, why: str) -> Way:
+        """The same way, ruled out."""
+        return replace(self, seen=replace(self.seen, rejected=why), standing=standing)
+
+
+class Bursts:
+    """The bursts of a snapshot and the orders of this round."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.now_s = snapshot.now_s
+        self.config = snapshot.config
+        self.existing = snapshot.rented
+        self.matchers = {one.burst: one.matcher.fork() for one in snapshot.rented}
+        self.busy_until_s = {one.burst: one.busy_until_s for one in snapshot.rented}
+        self.next_burst = snapshot.next_burst
+        self.orders: dict[str, Order] = {}
+        self.joined: dict[str, list[Placed]] = {}
+
+    def commitments(self) -> Iterator[Commitment]:
+        """What the bursts of the snapshot take of the limits, and will have cost from now on."""
+        for one in self.existing:
+            left_s = max(0.0, one.busy_until_s + self.config.idle_timeout - self.now_s)
+            hourly = one.cost_per_hour_usd
+            yield Commitment(one.user, one.nodes, hourly, hourly * left_s / 3600)
+
+    def ways(self, job: PendingJob, before_s: float) -> Iterator[Way]:
+        """All that could be done for a job, also what is ruled out whatever else is rented.
+
+        Existing bursts on which it does not start by ``before_s`` are left out.
+        """
+        for rented in self.existing:
+            yield from self._onto(rented, job, before_s)
+        for provider in self.config.providers:
+            for node_type in provider.types:
+                yield from self._of_type(provider, node_type, job)
+
+    def take(self, way: Way) -> None:
+        """Order what an open way orders, or place its job where it joins."""
+        if way.order is not None:
+            self.orders[way.order.burst] = way.order
+        if way.rented is not None and way.placed is not None:
+            burst, placed = way.rented.burst, way.placed
+            self.matchers[burst].reserve(placed.job.jobspec, placed.job.jobid, placed.start_s)
+            self.joined.setdefault(burst, []).append(placed)
+            self.busy_until_s[burst] = max(self.busy_until_s[burst], placed.end_s)
+
+    # -- onto what exists ----------------------------------------------------------------------
+
+    def _onto(self, rented: Rented, job: PendingJob, before_s: float) -> Iterator[Way]:
+        """Onto nodes that are rented already, as soon as they are ready and free. The whole burst
+        is paid for as long as this job keeps it."""
+        ready_s = max(self.now_s, rented.ready_s)
+        if ready_s >= before_s or not self._allowed(rented.node_type):
+            return
+        if misfit(job.jobspec, rented.node_type, self.config.efa_from_nodes):
+            return
+        match = self.matchers[rented.burst].probe(job.jobspec, ready_s, before_s)
+        if match is None:
+            return
+        end_s = match.at + job.jobspec.duration_s
+        longer_s = max(0.0, end_s - self.busy_until_s[rented.burst])
+        cost = rented.cost_per_hour_usd * longer_s / 3600
+        nodes = tuple(node_numbers(match.graph, match.nodes))
+        name = rented.node_type.name
+        yield Way(
+            Alternative(
+                rented.provider, name, len(nodes), 0, match.at, cost, 0.0, burst=rented.burst
+            ),
+            rented=rented,
+            placed=Placed(job, match.at, end_s, nodes),
+            commitment=Commitment(job.user, 0, 0.0, cost),
+        )
+
+    # -- with what is ordered ------------------------------------------------------------------
+
+    def _of_type(self, provider: Provider, node_type: NodeType, job: PendingJob) -> Iterator[Way]:
+        why = misfit(job.jobspec, node_type, self.config.efa_from_nodes)
+        if why:
+            never = Alternative(provider.name, node_type.name, 0, 0, math.inf, 0.0, 0.0)
+            yield Way(never).rejected("misfit", why)
+            return
+        limit = self.config.limits.nodes
+        most = MAX_NODES if limit is None else min(limit, MAX_NODES)
+        bound = at_least(job.jobspec, node_type)
+        # Beyond the limit the bound is enough, and nothing large is built to know better.
+        nodes = nodes_for(job.jobspec, node_type) if bound <= most else None
+        if nodes is None or nodes > most:
+            exact = nodes is not None or nodes_asked(job.jobspec) == bound
+            why = too_large(most, nodes or bound, exact=exact)
+            yield self._refused(provider, node_type, job, nodes or bound, why)
+        elif not self._allowed(node_type):
+            why = f"{node_type.name} is not among the types that may be rented"
+            yield self._refused(provider, node_type, job, nodes, why)
+        else:
+            for order in self.orders.values():
+                if (order.provider, order.node_type) == (provider.name, node_type):
+                    yield from self._grown(order, job)
+            yield self._new(provider, node_type, job)
+
+    def _allowed(self, node_type: NodeType) -> bool:
+        allowed = self.config.limits.types
+        return allowed is None or node_type.name in allowed
+
+    def _refused(
+        self, provider: Provider, node_type: NodeType, job: PendingJob, nodes: int, why: str
+    ) -> Way:
+        """What no room below the limits could ever allow, priced without placing the job."""
+        start_s = self.now_s + provider.boot
+        hourly = nodes * node_type.price_per_hour_usd
+        cost = hourly * self._paid_s(start_s + job.jobspec.duration_s) / 3600
+        name = node_type.name
+        seen = Alternative(provider.name, name, nodes, nodes, start_s, cost, hourly)
+        return Way(seen).rejected("limited", why)
+
+    def _grown(self, order: Order, job: PendingJob) -> Iterator[Way]:
+        """Packed together with jobs that this round rents for anyway."""
+        packing = pack(
+            [*(placed.job for placed in order.placed), job], order.node_type, order.ready_s
+        )
+        if packing is None:
+            return
+        # A burst counts to one user: with a limit for each, nobody adds to another's.
+        counted = self.config.limits.per_user is not None
+        if counted and packing.nodes > order.nodes and job.user != order.user:
+            return
+        grown = replace(order, nodes=packing.nodes, placed=packing.placed)
+        cost = self._cost_usd(grown) - self._cost_usd(order)
+        yield _ordering(grown, grown.nodes - order.nodes, cost, joins=order.burst)
+
+    def _new(self, provider: Provider, node_type: NodeType, job: PendingJob) -> Way:
+        burst = f"burst-{self.next_burst + len(self.orders)}"
+        ready_s = self.now_s + provider.boot
+        packing = alone(job, node_type, ready_s)
+        order = Order(burst, provider.name, node_type, packing.nodes, ready_s, packing.placed)
+        return _ordering(order, order.nodes, self._cost_usd(order), joins="")
+
+    def _cost_usd(self, order: Order) -> float:
+        hourly = order.nodes * order.node_type.price_per_hour_usd
+        return hourly * self._paid_s(order.end_s) / 3600
+
+    def _paid_s(self, end_s: float) -> float:
+        """Nodes are paid from the request, which is now, until they have idled away."""
+        return end_s - self.now_s + self.config.idle_timeout
+
+
+def _ordering(order: Order, new_nodes: int, cost: float, *, joins: str) -> Way:
+    """The way for the last job of an order that adds ``new_nodes`` and ``cost`` US dollars."""
+    placed, node_type = order.placed[-1], order.node_type
+    hourly = new_nodes * node_type.price_per_hour_usd
+    return Way(
+        Alternative(
+            order.provider,
+            node_type.name,
+            len(placed.nodes),
+            new_nodes,
+            placed.start_s,
+            cost,
+            hourly,
+            burst=joins,
+        ),
+        order=order,
+        commitment=Commitment(placed.job.user, new_nodes, hourly, cost),
+    )

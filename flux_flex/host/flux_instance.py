@@ -1,0 +1,390 @@
+"""FluxInstance: the Instance interface over a running Flux, through its Python bindings.
+
+    instance = FluxInstance()                   # the enclosing instance, or the one of FLUX_URI
+    instance.jobs(JobState.SCHED)
+    instance.rpc("resource.sched-status", nodeid=0)
+
+The bindings are imported when an instance is opened, so that machines without Flux can import
+this file. Topics and payloads are those of flux-core 0.88. Whatever a broker answers is checked
+before it is believed.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import math
+import os
+import pwd
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flux_flex.errors import BadInput, FlexError
+from flux_flex.host.instance import Event, JobInfo, JobState
+from flux_flex.model.idset import json_kind, parse_idset, quoted
+from flux_flex.model.jobid import f58
+from flux_flex.model.rv1 import parse_r
+
+# How long a broker may take to answer, in seconds.
+ANSWER_DEADLINE_S = 30.0
+
+# Flags of job-info.lookup: decode R and jobspec, and apply what `flux update` changed.
+_LOOKUP_DECODED_AND_CURRENT = 1 | 2
+
+# States of job-list (RFC 21). Jobs before SCHED are left out: nobody can start them yet.
+_STATES = {8: JobState.SCHED, 16: JobState.RUN, 32: JobState.RUN, 64: JobState.INACTIVE}
+_FILTERS = {JobState.SCHED: "sched", JobState.RUN: "running", JobState.INACTIVE: "inactive"}
+_LISTED = ["state", "userid", "urgency", "priority", "t_submit", "t_run", "t_inactive"]
+
+_REMEDIES = {
+    errno.ENOSYS: "load the module that answers it, see `flux module list`",
+    errno.EPERM: "ask as the owner of the instance",
+    errno.ETIMEDOUT: "look at `flux dmesg`, and ask again",
+    errno.EHOSTUNREACH: "look at `flux overlay status`",
+}
+
+
+@dataclass(eq=False)
+class RpcError(FlexError):
+    """A request that a broker refused, with the ``errno`` it answered."""
+
+    errno: int = 0
+
+    def at(self, place: str) -> RpcError:
+        where = f"{place}: {self.where}" if self.where else place
+        return type(self)(self.what, where, self.remedy, self.errno)
+
+
+class FluxInstance:
+    """One running instance. Every answer is waited for at most ``deadline_s`` seconds.
+
+    Raises FlexError where the bindings cannot be imported or no broker can be reached. All
+    methods raise RpcError for what a broker refuses and FlexError for answers that make no sense.
+    """
+
+    def __init__(self, uri: str | None = None, *, deadline_s: float = ANSWER_DEADLINE_S) -> None:
+        flux = _bindings("flux")
+        self._kvs = _bindings("flux.kvs")
+        self._job = _bindings("flux.job")
+        self._deadline_s = deadline_s
+        try:
+            self._handle = flux.Flux(uri) if uri else flux.Flux()
+        except OSError as error:
+            remedy = "run inside an instance (flux start, flux alloc), or set FLUX_URI"
+            place = uri or os.environ.get("FLUX_URI", "")
+            raise RpcError(_said(error), place, remedy, error.errno or 0) from error
+
+    def rpc(
+        self, topic: str, payload: Mapping[str, object] | None = None, *, nodeid: int | None = None
+    ) -> Mapping[str, object]:
+        """Ask a service of the instance; an empty answer is an empty mapping.
+
+        ``nodeid`` is the broker rank to ask; without one the nearest broker that has the
+        service answers. Raises RpcError, whose ``errno`` is what the service answered.
+        """
+        more = {} if nodeid is None else {"nodeid": nodeid}
+        try:
+            answer = self._handle.rpc(topic, payload, **more).wait_for(self._deadline_s).get()
+        except OSError as error:
+            raise _refused(error, topic) from error
+        except TypeError as error:
+            raise BadInput(f"no JSON: {error}", topic, "send plain data") from None
+        except (ValueError, RecursionError) as error:
+            raise FlexError(f"the answer is not JSON: {error}", topic) from None
+        return {} if answer is None else _mapping(answer, topic)
+
+    def modules(self) -> frozenset[str]:
+        """The names of the modules of the lead broker, where the scheduler is."""
+        loaded = _list(self.rpc("module.list", nodeid=0).get("mods"), "module.list: mods")
+        return frozenset(
+            _text(_mapping(item, "module.list").get("name"), "module.list: name") for item in loaded
+        )
+
+    # -- the Instance interface ----------------------------------------------------------------
+
+    def now(self) -> float:
+        """The time of this host, in seconds since the epoch."""
+        return time.time()
+
+    def resources(self) -> Mapping[str, object]:
+        """R (RFC 20) of the whole instance, with what is drained, down or excluded."""
+        return _checked_r(self.rpc("resource.status", nodeid=0).get("R"), "resource.status: R")
+
+    def jobs(self, state: JobState | None = None) -> Sequence[JobInfo]:
+        """All jobs, or those in one state, in the order of submission.
+
+        Jobs that still wait for a dependency or a priority are not among them. A memo's nested
+        keys are joined with dots, as :meth:`memo` takes them.
+        """
+        filters = [] if state is None else [_FILTERS[state]]
+        # max_entries 0: all of them. The nested memo comes with the annotations.
+        listing = self._job.JobList(
+            self._handle, [*_LISTED, "annotations"], filters, user="all", max_entries=0
+        )
+        try:
+            answer = listing.fetch_jobs()
+            answer.wait_for(self._deadline_s)
+            entries = answer.get_jobs()
+        except OSError as error:
+            # No job at all: a streaming answer may end before it began.
+            if error.errno != errno.ENODATA:
+                raise _refused(error, "job-list.list") from error
+            entries = []
+        found = [_job_info(item) for item in _list(entries, "job-list.list")]
+        jobs = [job for job in found if job is not None and state in (None, job.state)]
+        return sorted(jobs, key=lambda job: (job.t_submit, job.jobid))
+
+    def jobspec(self, jobid: int) -> Mapping[str, object]:
+        """The jobspec as the scheduler sees it: as submitted, and with later updates."""
+        return _mapping(self._lookup(jobid, "jobspec"), f"job {f58(jobid)}: jobspec")
+
+    def allocation(self, jobid: int) -> Mapping[str, object]:
+        return _checked_r(self._lookup(jobid, "R"), f"job {f58(jobid)}: R")
+
+    def eventlog(self, jobid: int) -> Sequence[Event]:
+        place = f"job {f58(jobid)}: eventlog"
+        text = _text(self._lookup(jobid, "eventlog"), place)
+        return tuple(_event(line, place) for line in text.splitlines())
+
+    def memo(self, jobid: int, fields: Mapping[str, object]) -> None:
+        payload = {"id": jobid, "memo": _nested(fields), "volatile": False}
+        try:
+            self.rpc("job-manager.memo", payload)
+        except RpcError as error:
+            raise _unknown(error, f"job {f58(jobid)}", "use the id of an active job") from error
+
+    def kvs_get(self, key: str) -> object:
+        _check_key(key)
+        try:
+            value = self._kvs.get(self._handle, key)
+        except OSError as error:
+            refused = _refused(error, f"KVS key {quoted(key)}")
+            raise _unknown(refused, "", "put it first") from error
+        if isinstance(value, self._kvs.KVSDir):
+            raise BadInput("a directory of the KVS", quoted(key), "ask for a key below it")
+        return value
+
+    def kvs_put(self, key: str, value: object) -> None:
+        _check_key(key)
+        # A transaction of our own: the handle's may hold what somebody else has not committed.
+        change = self._kvs.KVSTxn(self._handle)
+        try:
+            if value is None:
+                change.unlink(key)
+            else:
+                change.put(key, value)
+            change.commit_async().wait_for(self._deadline_s).get()
+        except TypeError as error:
+            raise BadInput(
+                f"no JSON: {error}", f"KVS key {quoted(key)}", "put plain data"
+            ) from None
+        except OSError as error:
+            raise _refused(error, f"KVS key {quoted(key)}") from error
+
+    def drain(self, rank: int, reason: str) -> None:
+        """Keep new jobs from a rank. A rank that is drained already gets the new reason."""
+        payload = {"targets": str(rank), "reason": reason, "mode": "overwrite"}
+        try:
+            self.rpc("resource.drain", payload, nodeid=0)
+        except RpcError as error:
+            raise _unknown(error, f"rank {rank}", "use a rank of `flux resource list`") from error
+
+    def undrain(self, rank: int) -> None:
+        """Let jobs onto a rank again. Raises BadInput where it is not drained."""
+        try:
+            self.rpc("resource.undrain", {"targets": str(rank)}, nodeid=0)
+        except RpcError as error:
+            raise _unknown(error, f"rank {rank}", "undrain what is drained") from error
+
+    def drained(self) -> Mapping[int, str]:
+        status = self.rpc("resource.status", nodeid=0)
+        place = "resource.status: drain"
+        found: dict[int, str] = {}
+        for ranks, entry in _mapping(status.get("drain"), place).items():
+            reason = _mapping(entry, place).get("reason") or ""
+            found.update(dict.fromkeys(parse_idset(ranks), _text(reason, f"{place}: reason")))
+        return dict(sorted(found.items()))
+
+    def _lookup(self, jobid: int, key: str) -> object:
+        """What job-info has of a job, under the key of its KVS directory (RFC 16)."""
+        flags = 0 if key == "eventlog" else _LOOKUP_DECODED_AND_CURRENT
+        try:
+            answer = self.rpc("job-info.lookup", {"id": jobid, "keys": [key], "flags": flags})
+        except RpcError as error:
+            remedy = "use an id of `flux jobs -a`"
+            if key == "R":
+                remedy += "; R is there once the job runs"
+            raise _unknown(error, f"job {f58(jobid)}", remedy) from error
+        return answer.get(key)
+
+
+def enclosing_instance() -> FluxInstance | None:
+    """The instance that this process runs in, by FLUX_URI; None outside of one.
+
+    None too where it cannot be talked to: whoever takes an instance only if there is one has
+    another way. Open a :class:`FluxInstance` to learn why.
+    """
+    if not os.environ.get("FLUX_URI"):
+        return None
+    try:
+        return FluxInstance()
+    except FlexError:
+        return None
+
+
+def _bindings(name: str) -> Any:
+    """A module of flux-python: untyped, so Any ends here."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        remedy = (
+            "on a machine with Flux, pip install 'flux-flex[flux]' in the same version,"
+            " or run with `flux python`"
+        )
+        raise FlexError(f"Flux's Python bindings: {error}", "flux", remedy) from error
+
+
+def _said(error: OSError) -> str:
+    return error.strerror or os.strerror(error.errno or errno.EIO)
+
+
+def _refused(error: OSError, place: str) -> RpcError:
+    number = error.errno or errno.EIO
+    return RpcError(_said(error), place, _REMEDIES.get(number, ""), number)
+
+
+def _unknown(error: RpcError, place: str, remedy: str) -> FlexError:
+    """BadInput where a broker says that there is no such thing, else the same error."""
+    if error.errno in (errno.ENOENT, errno.EINVAL, errno.EEXIST):
+        return BadInput(error.what, place or error.where, remedy)
+    return error.at(place) if place else error
+
+
+def _check_key(key: str) -> None:
+    # Flux reads a..b as a.b, and .a as a: two names for one value.
+    if not all(key.split(".")):
+        raise BadInput(f"{quoted(key)} is no key", "", "use words with single dots between them")
+
+
+def _nested(fields: Mapping[str, object]) -> dict[str, object]:
+    """Dotted keys as nested ones: on a key with a dot in it, `flux jobs -o {user}` fails."""
+    tree: dict[str, object] = {}
+    for key, value in fields.items():
+        _check_key(key)
+        *above, last = key.split(".")
+        place = tree
+        for word in above:
+            below = place.setdefault(word, {})
+            if not isinstance(below, dict):
+                raise BadInput("a value and a key below it", key, "set one of them")
+            place = below
+        if last in place:
+            raise BadInput("a value and a key below it", key, "set one of them")
+        place[last] = value
+    return tree
+
+
+def _dotted(tree: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """(dotted key, value) of nested keys, without recursion: users choose the depth."""
+    stack: list[tuple[str, object]] = [("", tree)]
+    while stack:
+        key, value = stack.pop()
+        if isinstance(value, Mapping) and (value or not key):
+            before = f"{key}." if key else ""
+            stack += [(f"{before}{word}", below) for word, below in value.items()]
+        else:
+            yield key, value
+
+
+def _job_info(value: object) -> JobInfo | None:
+    """A job of job-list, or None where it has not come to the scheduler yet."""
+    place = "job-list.list"
+    entry = _mapping(value, place)
+    state = _STATES.get(_whole(entry.get("state"), f"{place}: state"))
+    if state is None:
+        return None
+    annotations = _mapping(entry.get("annotations", {}), f"{place}: annotations")
+    return JobInfo(
+        jobid=_whole(entry.get("id"), f"{place}: id"),
+        state=state,
+        user=_user(_whole(entry.get("userid"), f"{place}: userid")),
+        urgency=_whole(entry.get("urgency"), f"{place}: urgency"),
+        priority=_whole(entry.get("priority", 0), f"{place}: priority"),
+        t_submit=_seconds(entry.get("t_submit"), f"{place}: t_submit"),
+        t_run=_later(entry, "t_run", place),
+        t_inactive=_later(entry, "t_inactive", place),
+        memo=dict(sorted(_dotted(_mapping(annotations.get("user", {}), f"{place}: user")))),
+    )
+
+
+def _user(userid: int) -> str:
+    try:
+        return pwd.getpwuid(userid).pw_name
+    except (KeyError, OverflowError):
+        return str(userid)
+
+
+def _event(line: str, place: str) -> Event:
+    try:
+        entry = _mapping(json.loads(line), place)
+    except (ValueError, RecursionError):
+        raise FlexError(f"{quoted(line)} is no event (RFC 18)", place) from None
+    return Event(
+        _seconds(entry.get("timestamp"), f"{place}: timestamp"),
+        _text(entry.get("name"), f"{place}: name"),
+        _mapping(entry.get("context", {}), f"{place}: context"),
+    )
+
+
+def _later(entry: Mapping[str, object], key: str, place: str) -> float | None:
+    return _seconds(entry[key], f"{place}: {key}") if entry.get(key) is not None else None
+
+
+def _mapping(value: object, place: str) -> Mapping[str, object]:
+    if not isinstance(value, Mapping):
+        raise _senseless(value, "an object", place)
+    return value
+
+
+def _list(value: object, place: str) -> Sequence[object]:
+    if not isinstance(value, list):
+        raise _senseless(value, "a list", place)
+    return value
+
+
+def _text(value: object, place: str) -> str:
+    if not isinstance(value, str):
+        raise _senseless(value, "text", place)
+    return value
+
+
+def _whole(value: object, place: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _senseless(value, "a whole number", place)
+    return value
+
+
+def _seconds(value: object, place: str) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        # An int of thousands of digits is no float; nothing near it is a time.
+        seconds = float(value) if abs(value) < 1 << 63 else math.inf
+        if math.isfinite(seconds):
+            return seconds
+    raise _senseless(value, "a number of seconds", place)
+
+
+def _checked_r(value: object, place: str) -> Mapping[str, object]:
+    R = _mapping(value, place)
+    try:
+        parse_r(R)
+    except BadInput as error:
+        raise error.at(place) from None
+    return R
+
+
+def _senseless(value: object, wanted: str, place: str) -> FlexError:
+    what = f"the answer has {json_kind(value)} where {wanted} should be"
+    return FlexError(what, place, "flux-flex knows flux-core 0.88; tell us of a newer one")

@@ -1,0 +1,368 @@
+"""FluxionMatcher: the real fluxion in this process, behind the Matcher interface.
+
+    >>> matcher = FluxionMatcher(graph, policy="low")
+    >>> matcher.version
+    'flux-sched 0.54.0, flux-core 0.88.0'
+    >>> matcher.allocate(jobspec).vertices
+
+Two things that fluxion cannot do by itself are done with *views*. A view is the graph in a fluxion
+context of its own, which knows of every job held:
+
+- A request that skips levels (see :mod:`~flux_flex.match.fluxion_graphs`) is answered by a view
+  without them, and the levels are put back into the answer.
+- The clock of this binding stands at 0. A request for a later time is answered by a view whose 0
+  is that time, and the answer is told to the others.
+
+So a view is loaded when the first request needs it, which takes as long as loading the graph (2 s
+for 4,096 nodes of 16 cores, flux-sched 0.54), and only a few are kept. Fluxion counts whole
+seconds and no more than 100 years: a start that is asked for is rounded up, as are ends.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from flux_flex.errors import BadInput, Busy, FlexError, Unsatisfiable
+from flux_flex.match.embedded.engine import read_jobspec
+from flux_flex.match.fluxion_graphs import (
+    graft,
+    levels_between,
+    named_types,
+    prune,
+    skipped_levels,
+    vertex_at,
+    vertices_of_r,
+)
+from flux_flex.match.fluxion_library import Operation, open_library
+from flux_flex.match.fluxion_view import View, span_s
+from flux_flex.match.matcher import JobspecLike, Match
+from flux_flex.model.graph import NODE, IntArray, ResourceGraph
+from flux_flex.model.idset import parse_idset
+from flux_flex.model.jgf import parse_jgf
+from flux_flex.model.jobspec import Jobspec
+from flux_flex.model.rv1 import parse_r
+
+# What flux-sched 0.54 takes as matcher_policy.
+FLUXION_POLICIES = (
+    "first", "firstnodex", "high", "hinode", "hinodex", "low", "lonode", "lonodex", "locality",
+)  # fmt: skip
+MOST_VIEWS = 4
+
+_JOBID = re.compile(r"(jobid-\w+=)(\d+)")
+
+
+class FluxionMatcher:
+    """Allocations and reservations on one graph, in fluxion. Close it, or let it be collected."""
+
+    def __init__(
+        self, graph: ResourceGraph, policy: str = "first", library: Path | None = None
+    ) -> None:
+        """Load the graph into fluxion. ``library`` is a libreapi_cli.so, None to look for one.
+
+        Raises FlexError where there is none, and for graphs and policies that it refuses.
+        """
+        if policy not in FLUXION_POLICIES:
+            remedy = f"use one of {', '.join(FLUXION_POLICIES)}, or the embedded engine"
+            raise BadInput(f"fluxion has no policy {policy!r}", "policy", remedy)
+        self.graph = graph
+        self.policy = policy
+        self._library = open_library(library)
+        self._between = levels_between(graph)
+        self._held: dict[int, Match] = {}
+        self._down: set[int] = set()
+        self._next_jobid = 1
+        self._views: dict[tuple[frozenset[str], float], View] = {}
+        self._view()
+
+    @property
+    def version(self) -> str:
+        """The version of the fluxion that was found."""
+        return self._library.version
+
+    @property
+    def holders(self) -> Collection[int]:
+        """The ids of the jobs that hold something now or have it reserved."""
+        return self._held.keys()
+
+    def fork(self) -> FluxionMatcher:
+        """A matcher in the same state that then goes its own way."""
+        twin = copy.copy(self)
+        twin._held, twin._down = dict(self._held), set(self._down)
+        # Without clone, the twin loads its views when it is asked something.
+        can = self._library.has("clone")
+        twin._views = {key: view.fork() for key, view in self._views.items()} if can else {}
+        return twin
+
+    def close(self) -> None:
+        """Give fluxion's memory back now; a question afterwards loads the graph again."""
+        while self._views:
+            self._views.popitem()[1].context.close()
+
+    # -- the Matcher interface -------------------------------------------------------------------
+
+    def allocate(self, jobspec: JobspecLike, jobid: int | None = None, at: float = 0) -> Match:
+        """Give resources from ``at`` on, in seconds. Raises Busy, Unsatisfiable or FlexError."""
+        return self._match(Operation.ALLOCATE, jobspec, jobid, at)
+
+    def reserve(self, jobspec: JobspecLike, jobid: int | None = None, at: float = 0) -> Match:
+        """Allocate at ``at``, or else hold the earliest time after it. Raises as ``allocate``."""
+        return self._match(Operation.RESERVE, jobspec, jobid, at)
+
+    def satisfiable(self, jobspec: JobspecLike) -> bool:
+        spec = read_jobspec(jobspec)
+        if not named_types(spec) <= set(self.graph.types):
+            return False
+        return self._view_for(spec).context.satisfiable(_text(spec))
+
+    def cancel(self, jobid: int) -> None:
+        """Give back all that a job holds. Raises BadInput for a job that holds nothing."""
+        self.info(jobid)
+        for view in self._views.values():
+            view.drop(jobid)
+        del self._held[jobid]
+
+    def update(self, jobid: int, R: Mapping[str, object], at: float, duration: float) -> Match:
+        """Take note of an allocation that somebody else made.
+
+        ``R`` is version 1 (RFC 20); ``duration`` in seconds, 0 without limit. Raises BadInput for
+        hosts or ids that the graph does not have, and Busy where something is held already.
+        """
+        self._refuse_a_holder(jobid)
+        vertices = vertices_of_r(self.graph, parse_r(R))
+        picked = ((vertices, self.graph.size[vertices], True),)
+        match = Match(jobid, _seconds(at), duration, False, picked, self.graph)
+        self._refuse_what_is_held(match)
+        self._hold(match, self._view())
+        return match
+
+    # -- more that fluxion can --------------------------------------------------------------------
+
+    def partial_cancel(self, jobid: int, R: Mapping[str, object]) -> bool:
+        """Give back what a job holds on the ranks of ``R``, as fluxion does, whatever part of
+        them R names. Returns whether that was all. Raises BadInput where it holds nothing there.
+        """
+        match = self.info(jobid)
+        ranks = [item.rank for item in parse_r(R).ranks]
+        kept, gone = [], 0
+        for vertices, amounts, exclusive in match.picked:
+            stays = ~np.isin(self.graph.rank[vertices], ranks)
+            gone += len(vertices) - int(stays.sum())
+            if stays.any():
+                kept.append((vertices[stays], amounts[stays], exclusive))
+        if not gone:
+            raise BadInput(f"job {jobid} holds nothing there", "R", "name ranks that it holds")
+        self.cancel(jobid)
+        if any(exclusive for _, _, exclusive in kept):
+            self._hold(replace(match, picked=tuple(kept)), self._view())
+            return False
+        return True
+
+    def info(self, jobid: int) -> Match:
+        """What a job holds, and when. Raises BadInput for a job that holds nothing."""
+        if jobid not in self._held:
+            raise BadInput(f"job {jobid} holds nothing", "", "name a job that holds something")
+        return self._held[jobid]
+
+    def find(self, criteria: str) -> list[int]:
+        """The vertices that meet fluxion's criteria, such as ``status=down`` or ``jobid-alloc=3
+        and sched-now=allocated``, and all that contain them. Raises FlexError for bad criteria."""
+        view = self._view()
+        # Fluxion has ids of its own; 0 is nobody's.
+        there = {str(jobid): str(own) for jobid, own in view.own_id.items()}
+        told = _JOBID.sub(lambda found: found[1] + there.get(found[2], "0"), criteria)
+        return view.vertices(view.context.find(told))
+
+    def mark(self, vertices: Iterable[int], *, up: bool) -> None:
+        """Mark nodes, or what holds nodes, up or down: nothing new starts on what is down.
+
+        Raises BadInput for vertices within a node: Flux too knows only whole nodes down.
+        """
+        marked: set[int] = set()
+        nodes = self.graph.of_type(NODE)
+        for vertex in vertices:
+            if self.graph.node_of[vertex] not in (-1, vertex):
+                raise BadInput("a part of a node", self.graph.path(vertex), "mark the whole node")
+            low, high = np.searchsorted(nodes, (vertex, self.graph.end[vertex]))
+            marked.update(nodes[low:high].tolist() or [vertex])
+        self._down = self._down - marked if up else self._down | marked
+        for view in self._views.values():
+            view.mark(marked, up=up)
+
+    def mark_path(self, path: str, *, up: bool) -> None:
+        """Mark the vertex of a containment path. Raises BadInput where there is none."""
+        self.mark([vertex_at(self.graph, path)], up=up)
+
+    def mark_ranks(self, ranks: str, *, up: bool) -> None:
+        """Mark the nodes of some ranks (RFC 22); ranks that nobody has are passed over."""
+        nodes = self.graph.of_type(NODE)
+        self.mark(nodes[np.isin(self.graph.rank[nodes], parse_idset(ranks))].tolist(), up=up)
+
+    def add_subgraph(self, jgf: Mapping[str, object]) -> None:
+        """Add what is new in ``jgf``, which leads from the root down to it.
+
+        Raises BadInput for another root or where nothing is new. Numbers of vertices change:
+        matches made before keep the graph that they were made on.
+        """
+        grown, moved, added = graft(self.graph, parse_jgf(jgf))
+        if not self._library.has("add_subgraph"):
+            self.close()
+        self._move_to(grown, moved)
+        for view in self._views.values():
+            view.grow(grown, moved, added)
+
+    def remove_subgraph(self, path: str) -> None:
+        """Remove a vertex and all below it. Raises Busy where a job holds something of it."""
+        top = vertex_at(self.graph, path)
+        end = int(self.graph.end[top])
+        for jobid, match in self._held.items():
+            if any(((top <= v) & (v < end)).any() for v, _, _ in match.picked):
+                raise Busy(f"job {jobid} holds a part of it", path, "cancel that job first")
+        left, moved = prune(self.graph, top)
+        if not self._library.has("remove_subgraph"):
+            self.close()
+        self._move_to(left, moved)
+        for view in self._views.values():
+            view.shrink(left, moved, path)
+
+    # -- within ------------------------------------------------------------------------------------
+
+    def _match(
+        self, operation: Operation, jobspec: JobspecLike, jobid: int | None, at: float
+    ) -> Match:
+        spec, start = read_jobspec(jobspec), float(math.ceil(_seconds(at)))
+        self._refuse_a_holder(jobid)
+        unknown = sorted(named_types(spec) - set(self.graph.types))
+        if unknown:
+            what = f"there is no {unknown[0]} in this graph"
+            raise Unsatisfiable(what, remedy="ask for other resources")
+        view = self._view_for(spec, start)
+        answer = view.context.match(operation, _text(spec), view.free_id())
+        number = self._next_free() if jobid is None else jobid
+        match = Match(
+            jobid=number,
+            at=start + answer.at,
+            duration_s=spec.duration_s,
+            reserved=answer.at > 0,
+            picked=view.picked(answer.jgf, named_types(spec), _taken_whole(spec)),
+            graph=self.graph,
+        )
+        view.note(number, answer.jobid)
+        self._hold(match, view)
+        return match
+
+    def _hold(self, match: Match, view: View) -> None:
+        """Hold a match that ``view`` knows, or is told now; the others are told when asked."""
+        if match.jobid not in view.own_id:
+            view.tell(match)
+        self._held[match.jobid] = match
+        for other in self._views.values():
+            other.behind |= other is not view
+
+    def _next_free(self) -> int:
+        while self._next_jobid in self._held:
+            self._next_jobid += 1
+        self._next_jobid += 1
+        return self._next_jobid - 1
+
+    def _refuse_a_holder(self, jobid: int | None) -> None:
+        if jobid in self._held:
+            raise BadInput(f"job {jobid} holds resources already", "", "cancel it first")
+
+    def _view_for(self, spec: Jobspec, origin: float = 0.0) -> View:
+        skipped = skipped_levels(self._between, spec)
+        if skipped and spec.constraint is not None and self._has_properties(skipped):
+            what = "the request skips a level that its constraint may speak of"
+            raise FlexError(what, "fluxion", f"name each level: {', '.join(sorted(skipped))}")
+        return self._view(skipped, origin)
+
+    def _has_properties(self, types: frozenset[str]) -> bool:
+        return NODE in types or any(self.graph.type_name(v) in types for v in self.graph.properties)
+
+    def _view(self, folded: frozenset[str] = frozenset(), origin: float = 0.0) -> View:
+        """The view without some levels whose 0 is ``origin``, with all that is held told to it."""
+        key = folded, origin
+        view = self._views.pop(key, None)
+        if view is None:
+            while len(self._views) >= MOST_VIEWS:
+                self._views.pop(next(iter(self._views))).context.close()
+            view = View.load(self.graph, folded, origin, self._library, self.policy)
+            view.mark(self._down, up=False)
+        self._views[key] = view  # the last is the one used last
+        view.catch_up(self._held)
+        return view
+
+    def _refuse_what_is_held(self, match: Match) -> None:
+        mine = match.picked[0][0]
+        start, end = span_s(match)
+        for other in self._held.values():
+            begins, ends = span_s(other)
+            if not (start < ends and begins < end):
+                continue
+            for vertices, _, exclusive in other.picked:
+                if not exclusive:
+                    continue
+                above = np.sort(vertices)
+                last = np.maximum.accumulate(self.graph.end[above])
+                place = np.searchsorted(above, mine, side="right") - 1
+                held = (place >= 0) & (mine < last[place])
+                if held.any():
+                    path = self.graph.path(int(mine[np.argmax(held)]))
+                    raise Busy(f"held by job {other.jobid} already", path, "cancel it first")
+
+    def _move_to(self, graph: ResourceGraph, moved: IntArray) -> None:
+        """Take another graph, in which vertex v has the number ``moved[v]``."""
+        for view in [view for view in self._views.values() if view.folded]:
+            view.context.close()
+        self._views = {key: view for key, view in self._views.items() if not view.folded}
+        self.graph = graph
+        self._between = levels_between(graph)
+        self._down = {int(moved[v]) for v in self._down} - {-1}
+        for jobid, match in self._held.items():
+            picked = tuple((moved[v], amounts, only) for v, amounts, only in match.picked)
+            self._held[jobid] = replace(match, graph=graph, picked=picked)
+
+
+@lru_cache(maxsize=4096)
+def _text(spec: Jobspec) -> str:
+    """A jobspec as fluxion reads it: it wants tasks, which it ignores, and a label on each slot."""
+    system: dict[str, object] = {"duration": spec.duration_s}
+    if spec.constraint is not None:
+        system["constraints"] = spec.system["constraints"]
+    document = {
+        "version": 9999,
+        "resources": _labelled(spec.raw["resources"]),
+        "tasks": [],
+        "attributes": {"system": system},
+    }
+    return json.dumps(document)
+
+
+def _labelled(items: object) -> list[dict[str, object]]:
+    assert isinstance(items, list)  # as parsed
+    labelled = []
+    for item in items:
+        resource = {"label": "task", **item} if item["type"] == "slot" else dict(item)
+        if resource.get("with") is not None:
+            resource["with"] = _labelled(resource["with"])
+        labelled.append(resource)
+    return labelled
+
+
+def _taken_whole(spec: Jobspec) -> frozenset[str]:
+    walked = (item for resource in spec.resources for item in resource.walk())
+    return frozenset(item.type for item in walked if item.exclusive)
+
+
+def _seconds(at: float) -> float:
+    if not (math.isfinite(at) and at >= 0):
+        raise BadInput(f"a start at {at}", "at", "give seconds from 0 up")
+    return float(at)

@@ -1,0 +1,207 @@
+"""Graphs as fluxion is to see them: levels folded out, parts added and taken away.
+
+RFC 14 says that a request's resources contain one another, not that they do so directly. Fluxion
+0.54 matches a request below its first vertex only where it names each level of the graph. So the
+levels that a request skips are *folded*: their vertices are left out, and what they contain hangs
+from what contains them.
+
+    >>> skipped_levels(graph, jobspec)   # nodes and cores, on nodes with sockets
+    frozenset({'socket'})
+    >>> folded, kept = fold(graph, frozenset({"socket"}))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from flux_flex.errors import BadInput, FlexError
+from flux_flex.model.graph import NODE, IntArray, ResourceGraph, Vertex, lay_out
+from flux_flex.model.jgf import paths_of
+from flux_flex.model.jobspec import Jobspec, Resource
+from flux_flex.model.rv1 import ResourceSet
+
+# For a type in a type, the types that lie between them somewhere in a graph.
+Between = Mapping[tuple[str, str], frozenset[str]]
+
+
+def levels_between(graph: ResourceGraph) -> Between:
+    """For each type below another, which types are between the nearest two of them."""
+    between: dict[tuple[str, str], frozenset[str]] = {}
+    for chain in _chains(graph):
+        *uppers, below = chain
+        inner: set[str] = set()
+        for above in reversed(uppers):
+            if above not in inner:  # else a nearer one has been met
+                pair = above, below
+                between[pair] = between.get(pair, frozenset()) | inner
+            if above == below:
+                break  # what is further up contains the upper of the two
+            inner.add(above)
+    return between
+
+
+def _chains(graph: ResourceGraph) -> list[tuple[str, ...]]:
+    """The different chains of types from the root down to a vertex."""
+    number: dict[tuple[int, int], int] = {}
+    chains: list[tuple[str, ...]] = []
+    chain_of: list[int] = []
+    for above, kind in zip(graph.parent.tolist(), graph.type_of.tolist(), strict=True):
+        upper = chain_of[above] if above >= 0 else -1
+        found = number.get((upper, kind))
+        if found is None:
+            found = number[upper, kind] = len(chains)
+            chains.append(((*chains[upper],) if upper >= 0 else ()) + (graph.types[kind],))
+        chain_of.append(found)
+    return chains
+
+
+def skipped_levels(between: Between, jobspec: Jobspec) -> frozenset[str]:
+    """The types that a request skips below a vertex that it names.
+
+    Raises FlexError where it names one of them elsewhere: it cannot be folded and kept.
+    """
+    skipped: frozenset[str] = frozenset().union(
+        *(between.get(pair, frozenset()) for pair in _nested(jobspec.resources, None))
+    )
+    both = sorted(skipped & named_types(jobspec))
+    if both:
+        what = f"the request skips the level {both[0]} in one place and names it in another"
+        raise FlexError(what, "fluxion", f"name {both[0]} in both, or use the embedded engine")
+    return skipped
+
+
+def named_types(jobspec: Jobspec) -> frozenset[str]:
+    """The resource types of a request."""
+    walked = (item for resource in jobspec.resources for item in resource.walk())
+    return frozenset(item.type for item in walked if not item.is_slot)
+
+
+def _nested(items: Sequence[Resource], above: str | None) -> Iterator[tuple[str, str]]:
+    """(type, type below it) for all neighbours in a request; a slot is no level."""
+    for item in items:
+        if not item.is_slot and above is not None:
+            yield above, item.type
+        yield from _nested(item.children, above if item.is_slot else item.type)
+
+
+def fold(graph: ResourceGraph, types: frozenset[str]) -> tuple[ResourceGraph, IntArray]:
+    """The graph without the vertices of some types, and for each of its vertices the number in
+    ``graph``. Names that would be the same below one parent get that number."""
+    if not types:
+        return graph, np.arange(len(graph))
+    codes = [code for code, name in enumerate(graph.types) if name in types]
+    kept = np.flatnonzero(~np.isin(graph.type_of, codes))
+    place = np.full(len(graph) + 1, -1)  # one more, for the root's parent -1
+    place[kept] = np.arange(len(kept))
+    parents = place[_nearest_kept(graph, place)[kept]].tolist()
+    vertices, seen = [], set()
+    for number, above in zip(kept.tolist(), parents, strict=True):
+        name = graph.names[number]
+        name = f"{name}.{number}" if (above, name) in seen else name
+        seen.add((above, name))
+        vertices.append(_vertex(graph, number, name))
+    return lay_out(vertices, _children(parents), root=0), kept
+
+
+def _nearest_kept(graph: ResourceGraph, place: IntArray) -> IntArray:
+    """For each vertex the nearest above it that has a place, -1 for the root's."""
+    nearest: IntArray = graph.parent.copy()
+    while (folded := np.flatnonzero((nearest >= 0) & (place[nearest] < 0))).size:
+        nearest[folded] = graph.parent[nearest[folded]]
+    return nearest
+
+
+def graft(graph: ResourceGraph, part: ResourceGraph) -> tuple[ResourceGraph, IntArray, list[int]]:
+    """The graph with what is new in ``part``, which starts at the same root.
+
+    Also the new number of each old vertex, and the numbers of what was added. Raises BadInput for
+    another root, and where nothing is new.
+    """
+    if part.names[0] != graph.names[0]:
+        what = f"it hangs from {part.path(0)}, not from {graph.path(0)}"
+        raise BadInput(what, "subgraph", "begin at the root of the graph")
+    old = paths_of(graph, range(len(graph)))
+    place = {path: number for number, path in enumerate(old)}
+    vertices = [_vertex(graph, number, name) for number, name in enumerate(graph.names)]
+    parents = graph.parent.tolist()
+    added = []
+    for number, path in enumerate(paths_of(part, range(len(part)))):
+        if path not in place:
+            place[path] = len(vertices)
+            vertices.append(_vertex(part, number, part.names[number]))
+            parents.append(place[path.rsplit("/", 1)[0]])
+            added.append(path)
+    if not added:
+        raise BadInput("all of it is in the graph already", "subgraph", "add what is new")
+    grown = lay_out(vertices, _children(parents), root=0)
+    now = {path: number for number, path in enumerate(paths_of(grown, range(len(grown))))}
+    moved = np.array([now[path] for path in old], dtype=np.int64)
+    return grown, moved, [now[path] for path in added]
+
+
+def prune(graph: ResourceGraph, top: int) -> tuple[ResourceGraph, IntArray]:
+    """The graph without ``top`` and all below it, and the new number of each old vertex, -1 for
+    those that are gone. Raises BadInput for the root."""
+    if top == 0:
+        raise BadInput("the root cannot be removed", graph.path(0), "remove what is below it")
+    left = np.delete(np.arange(len(graph)), np.s_[top : graph.end[top]])
+    moved = np.full(len(graph), -1)
+    moved[left] = np.arange(len(left))
+    vertices = [_vertex(graph, number, graph.names[number]) for number in left.tolist()]
+    parents = [int(moved[above]) if above >= 0 else -1 for above in graph.parent[left].tolist()]
+    return lay_out(vertices, _children(parents), root=0), moved
+
+
+def vertex_at(graph: ResourceGraph, path: str) -> int:
+    """The vertex of a containment path. Raises BadInput where there is none."""
+    name = path.rsplit("/", 1)[-1]
+    for number, other in enumerate(graph.names):
+        if other == name and graph.path(number) == path:
+            return number
+    raise BadInput("no such vertex in the graph", path, "name one like /cluster0/node0")
+
+
+def vertices_of_r(graph: ResourceGraph, R: ResourceSet) -> IntArray:
+    """The core and gpu vertices that an R names, found by host and rank and by number.
+
+    Raises BadInput for what the graph does not have.
+    """
+    nodes = {(int(graph.rank[v]), graph.names[v]): v for v in graph.of_type(NODE).tolist()}
+    found: list[int] = []
+    for item in R.ranks:
+        node = nodes.get((item.rank, item.host))
+        if node is None:
+            what = f"no node {item.host} of rank {item.rank} in the graph"
+            raise BadInput(what, "R", "give an R of this system")
+        for kind, ids in (("core", item.cores), ("gpu", item.gpus)):
+            members = graph.of_type(kind)
+            low, high = np.searchsorted(members, (node, graph.end[node]))
+            number = {int(graph.local_id[v]): v for v in members[low:high].tolist()}
+            missing = sorted(set(ids) - number.keys())
+            if missing:
+                what = f"{item.host} has no {kind}{missing[0]}"
+                raise BadInput(what, "R", "give an R of this system")
+            found += [number[i] for i in ids]
+    return np.array(sorted(found), dtype=np.int64)
+
+
+def _children(parents: Sequence[int]) -> list[list[int]]:
+    children: list[list[int]] = [[] for _ in parents]
+    for number, above in enumerate(parents):
+        if above >= 0:
+            children[above].append(number)
+    return children
+
+
+def _vertex(graph: ResourceGraph, number: int, name: str) -> Vertex:
+    return Vertex(
+        type=graph.type_name(number),
+        name=name,
+        local_id=int(graph.local_id[number]),
+        size=int(graph.size[number]),
+        rank=int(graph.rank[number]),
+        unit=graph.units.get(number, ""),
+        properties=graph.properties.get(number, frozenset()),
+    )
