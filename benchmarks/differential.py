@@ -55,7 +55,7 @@ class Difference:
     fluxion: dict[str, Any]
 
 
-# -- random cases -----------------------------------------------------------------------------------
+# -- random cases ----------------------------------------------------------------------------------
 
 
 def random_case(rng: random.Random, policy: str) -> Case:
@@ -180,7 +180,7 @@ def _random_constraint(rng: random.Random) -> dict[str, Any]:
     )
 
 
-# -- asking both ------------------------------------------------------------------------------------
+# -- asking both -----------------------------------------------------------------------------------
 
 
 def graph_of(tree: Tree) -> ResourceGraph:
@@ -246,7 +246,7 @@ def compare(case: Case, tally: Counter[str] | None = None) -> Difference | None:
     return None
 
 
-# -- making a difference smaller --------------------------------------------------------------------
+# -- making a difference smaller -------------------------------------------------------------------
 
 
 def shrink(case: Case, found: Difference) -> tuple[Case, Difference]:
@@ -327,7 +327,7 @@ def _simpler_resources(items: list[dict[str, Any]]) -> Iterator[list[dict[str, A
             yield [*before, {**item, "with": below}, *after]
 
 
-# -- the report -------------------------------------------------------------------------------------
+# -- the report ------------------------------------------------------------------------------------
 
 
 def show(case: Case, found: Difference) -> str:
@@ -337,10 +337,24 @@ def show(case: Case, found: Difference) -> str:
         "differs": found.what,
         "embedded": found.embedded,
         "fluxion": found.fluxion,
-        "graph": jgf_document(graph_of(case.tree)),
+        "graph": _brief_jgf(graph_of(case.tree)),
         "ops": case.ops,
     }
     return json.dumps(document)
+
+
+def _brief_jgf(graph: ResourceGraph) -> dict[str, Any]:
+    """JGF without what a reader can tell by itself."""
+    document: dict[str, Any] = jgf_document(graph)
+    told = {"size": 1, "unit": "", "rank": -1}
+    for node in document["graph"]["nodes"]:
+        metadata = node["metadata"]
+        for key in ("basename", "uniq_id", "exclusive", "paths"):
+            del metadata[key]
+        node["metadata"] = {k: v for k, v in metadata.items() if told.get(k, ()) != v}
+    for edge in document["graph"]["edges"]:
+        del edge["metadata"]
+    return document
 
 
 def table(tallies: dict[tuple[str, bool], Counter[str]]) -> str:

@@ -106,14 +106,15 @@ class Match:
 
     def _given(self) -> IntArray:
         """The picked vertices, and all in those exclusive ones of which nothing else is picked."""
-        numbers = np.unique(np.concatenate([vertices for vertices, _, _ in self.picked]))
-        exclusive = [vertices for vertices, _, exclusive in self.picked if exclusive]
-        if not exclusive:
+        numbers = np.concatenate([vertices for vertices, _, _ in self.picked])
+        end = self.graph.end
+        whole = [v[end[v] > v + 1] for v, _, exclusive in self.picked if exclusive]
+        if not any(map(len, whole)):
             return numbers
-        whole = np.unique(np.concatenate(exclusive))
-        end = self.graph.end[whole]
-        alone = np.searchsorted(numbers, end) == np.searchsorted(numbers, whole + 1)
-        return np.union1d(numbers, expand(whole[alone], end[alone]))
+        holding, ordered = np.concatenate(whole), np.sort(numbers)
+        inside = np.searchsorted(ordered, end[holding]) - np.searchsorted(ordered, holding, "right")
+        alone = holding[inside == 0]
+        return np.concatenate((numbers, expand(alone + 1, end[alone]))) if alone.size else numbers
 
 
 class Matcher(Protocol):

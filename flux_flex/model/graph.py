@@ -115,6 +115,8 @@ class ResourceGraph:
 
 def expand(low: IntArray, high: IntArray) -> IntArray:
     """The numbers of several ranges one after the other: (2, 5), (9, 11) to 2 3 4 9 10."""
+    if low.size < 2:  # as in most calls
+        return np.arange(low[0], high[0]) if low.size else low
     length = high - low
     before = np.cumsum(length) - length
     numbers: IntArray = np.arange(int(length.sum())) + np.repeat(low - before, length)
