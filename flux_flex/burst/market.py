@@ -54,6 +54,12 @@ def _properties(node_type: NodeType) -> tuple[str, ...]:
     return *node_type.properties, node_type.name
 
 
+def rented_matcher(node_type: NodeType, nodes: int) -> EmbeddedMatcher:
+    """A matcher over nodes that are all idle. It fills one node after the other, so that jobs
+    are packed on few."""
+    return EmbeddedMatcher(rented_graph(node_type, nodes), "lonode")
+
+
 @dataclass(frozen=True, slots=True)
 class Placed:
     """One job on rented nodes: when it runs there, in seconds on the common clock."""
@@ -101,7 +107,7 @@ def alone(job: PendingJob, node_type: NodeType, ready_s: float) -> Packing:
 def _alone(jobspec: Jobspec, node_type: NodeType) -> tuple[int, tuple[int, ...]]:
     """The nodes that a job takes, and the numbers of those that it runs on."""
     nodes = nodes_for(jobspec, node_type) or MAX_NODES
-    match = EmbeddedMatcher(rented_graph(node_type, nodes)).allocate(jobspec)
+    match = rented_matcher(node_type, nodes).allocate(jobspec)
     return nodes, tuple(node_numbers(match.graph, match.nodes))
 
 
@@ -115,7 +121,7 @@ def pack(jobs: Sequence[PendingJob], node_type: NodeType, ready_s: float) -> Pac
     if any(_has_range(job.jobspec) for job in jobs):
         return None
     room = sum(_alone(job.jobspec, node_type)[0] for job in jobs)
-    matcher = EmbeddedMatcher(rented_graph(node_type, room))
+    matcher = rented_matcher(node_type, room)
     matcher.advance(ready_s)
     placed = []
     for job in jobs:
@@ -242,7 +248,7 @@ def at_least(jobspec: Jobspec, node_type: NodeType) -> int:
 
 def _used(jobspec: Jobspec, node_type: NodeType, nodes: int) -> int | None:
     """How many of ``nodes`` empty nodes a job uses, None where it does not fit them."""
-    matcher = EmbeddedMatcher(rented_graph(node_type, nodes))
+    matcher = rented_matcher(node_type, nodes)
     try:
         match = matcher.allocate(jobspec)
     except Unsatisfiable:

@@ -137,7 +137,11 @@ def _add_match(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="an R of what is in use, repeatable",
     )
-    parser.add_argument("--policy", default="first", help="first, low or high")
+    parser.add_argument(
+        "--policy",
+        default="first",
+        help="match policy: first, low, high, lonode, hinode, lonodex, hinodex, topology",
+    )
     parser.add_argument(
         "--format", choices=["tree", "jgf", "R", "json"], default="tree", help="how to print it"
     )

@@ -11,7 +11,10 @@ context of its own, which knows of every job held:
 - A request that skips levels (see :mod:`~flux_flex.match.fluxion_graphs`) is answered by a view
   without them, and the levels are put back into the answer.
 - The clock of this binding stands at 0. A request for a later time is answered by a view whose 0
-  is that time, and the answer is told to the others.
+  is that time.
+
+What one view answers the others are told. Of a job that starts later they cannot be told without a
+loss, so while there is one, the request goes to one more view: see :class:`View`.
 
 So a view is loaded when the first request needs it, which takes as long as loading the graph (2 s
 for 4,096 nodes of 16 cores, flux-sched 0.54), and only a few are kept. Fluxion counts whole
@@ -55,7 +58,7 @@ from flux_flex.model.rv1 import parse_r
 FLUXION_POLICIES = (
     "first", "firstnodex", "high", "hinode", "hinodex", "low", "lonode", "lonodex", "locality",
 )  # fmt: skip
-MOST_VIEWS = 4
+MOST_VIEWS = 6
 
 _JOBID = re.compile(r"(jobid-\w+=)(\d+)")
 
@@ -80,7 +83,7 @@ class FluxionMatcher:
         self._held: dict[int, Match] = {}
         self._down: set[int] = set()
         self._next_jobid = 1
-        self._views: dict[tuple[frozenset[str], float], View] = {}
+        self._views: dict[tuple[frozenset[str], float, int], View] = {}
         self._view()
 
     @property
@@ -154,7 +157,8 @@ class FluxionMatcher:
         ranks = [item.rank for item in parse_r(R).ranks]
         kept, gone = [], 0
         for vertices, amounts, exclusive in match.picked:
-            stays = ~np.isin(self.graph.rank[vertices], ranks)
+            nodes = self.graph.node_of[vertices]
+            stays = (nodes < 0) | ~np.isin(self.graph.rank[nodes], ranks)
             gone += len(vertices) - int(stays.sum())
             if stays.any():
                 kept.append((vertices[stays], amounts[stays], exclusive))
@@ -245,7 +249,7 @@ class FluxionMatcher:
             what = f"there is no {unknown[0]} in this graph"
             raise Unsatisfiable(what, remedy="ask for other resources")
         view = self._view_for(spec, start)
-        answer = view.context.match(operation, _text(spec), view.free_id())
+        answer = view.match(operation, _text(spec))
         number = self._next_free() if jobid is None else jobid
         match = Match(
             jobid=number,
@@ -282,19 +286,22 @@ class FluxionMatcher:
         if skipped and spec.constraint is not None and self._has_properties(skipped):
             what = "the request skips a level that its constraint may speak of"
             raise FlexError(what, "fluxion", f"name each level: {', '.join(sorted(skipped))}")
-        return self._view(skipped, origin)
+        view = self._view(skipped, origin)
+        return self._view(skipped, origin, lead=1) if view.later else view
 
     def _has_properties(self, types: frozenset[str]) -> bool:
         return NODE in types or any(self.graph.type_name(v) in types for v in self.graph.properties)
 
-    def _view(self, folded: frozenset[str] = frozenset(), origin: float = 0.0) -> View:
-        """The view without some levels whose 0 is ``origin``, with all that is held told to it."""
-        key = folded, origin
+    def _view(
+        self, folded: frozenset[str] = frozenset(), origin: float = 0.0, lead: int = 0
+    ) -> View:
+        """The view without some levels from ``origin`` on, with all that is held told to it."""
+        key = folded, origin, lead
         view = self._views.pop(key, None)
         if view is None:
             while len(self._views) >= MOST_VIEWS:
                 self._views.pop(next(iter(self._views))).context.close()
-            view = View.load(self.graph, folded, origin, self._library, self.policy)
+            view = View.load(self.graph, folded, origin, lead, self._library, self.policy)
             view.mark(self._down, up=False)
         self._views[key] = view  # the last is the one used last
         view.catch_up(self._held)
@@ -320,9 +327,8 @@ class FluxionMatcher:
 
     def _move_to(self, graph: ResourceGraph, moved: IntArray) -> None:
         """Take another graph, in which vertex v has the number ``moved[v]``."""
-        for view in [view for view in self._views.values() if view.folded]:
-            view.context.close()
-        self._views = {key: view for key, view in self._views.items() if not view.folded}
+        for key in [key for key, view in self._views.items() if view.folded or view.lead]:
+            self._views.pop(key).context.close()  # loaded anew when it is needed
         self.graph = graph
         self._between = levels_between(graph)
         self._down = {int(moved[v]) for v in self._down} - {-1}

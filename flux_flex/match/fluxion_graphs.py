@@ -12,6 +12,7 @@ from what contains them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -126,11 +127,12 @@ def graft(graph: ResourceGraph, part: ResourceGraph) -> tuple[ResourceGraph, Int
     place = {path: number for number, path in enumerate(old)}
     vertices = [_vertex(graph, number, name) for number, name in enumerate(graph.names)]
     parents = graph.parent.tolist()
+    after = itertools.count(int(graph.uniq_id.max()) + 1)  # fluxion visits what is new last
     added = []
     for number, path in enumerate(paths_of(part, range(len(part)))):
         if path not in place:
             place[path] = len(vertices)
-            vertices.append(_vertex(part, number, part.names[number]))
+            vertices.append(_vertex(part, number, part.names[number], next(after)))
             parents.append(place[path.rsplit("/", 1)[0]])
             added.append(path)
     if not added:
@@ -195,7 +197,7 @@ def _children(parents: Sequence[int]) -> list[list[int]]:
     return children
 
 
-def _vertex(graph: ResourceGraph, number: int, name: str) -> Vertex:
+def _vertex(graph: ResourceGraph, number: int, name: str, uniq_id: int | None = None) -> Vertex:
     return Vertex(
         type=graph.type_name(number),
         name=name,
@@ -204,4 +206,5 @@ def _vertex(graph: ResourceGraph, number: int, name: str) -> Vertex:
         rank=int(graph.rank[number]),
         unit=graph.units.get(number, ""),
         properties=graph.properties.get(number, frozenset()),
+        uniq_id=int(graph.uniq_id[number]) if uniq_id is None else uniq_id,
     )

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from flux_flex.errors import Busy
 from flux_flex.match.fluxion_graphs import fold
-from flux_flex.match.fluxion_library import Context, Library, answered
+from flux_flex.match.fluxion_library import Answer, Context, Library, Operation, answered
 from flux_flex.match.matcher import Match
 from flux_flex.model.graph import IntArray, ResourceGraph
 from flux_flex.model.jgf import jgf_document
@@ -24,6 +25,7 @@ from flux_flex.model.jgf import jgf_document
 HORIZON_S = 3_153_600_000  # as far as fluxion's planners reach: 100 years
 # Ids for what it is told, where it counts the jobs that it matches itself.
 OWN_COUNT_ENDS = 1 << 40
+BLOCKER = 1 << 41
 
 
 @dataclass(slots=True)
@@ -31,9 +33,14 @@ class View:
     """``full`` without the levels ``folded``, at the time ``origin`` in seconds.
 
     ``number[i]`` is the vertex of ``full`` that fluxion knows by the id i, -1 for one removed;
-    ``place[v]`` the number in ``loaded`` of the vertex v of ``full``, -1 for one folded.
-    ``own_id`` is fluxion's id for each job that it knows. Ids are used again, from ``spare``,
+    ``place[v]`` the number in ``loaded`` of the vertex v of ``full``, -1 for one folded. Ids are in
+    the order of ``uniq_id``, by which fluxion visits. ``own_id`` is fluxion's id for each job that it knows. Ids are used again, from ``spare``,
     because fluxion remembers each for ever. ``behind``: some job held may not be known yet.
+
+    Fluxion gives nothing *now* of what it was told is allocated at any time, be it years ahead: it
+    takes it for a job that overruns. ``later`` are the jobs of which it was told so. With a
+    ``lead`` of 1, fluxion's now is a second before ``origin``, and all is taken in that second:
+    it then gives only reservations, for which it looks at the times.
     """
 
     full: ResourceGraph
@@ -45,6 +52,8 @@ class View:
     context: Context
     own_id: dict[int, int]
     spare: list[int]
+    later: set[int]
+    lead: int = 0
     issued: int = 0
     behind: bool = True
 
@@ -54,6 +63,7 @@ class View:
         full: ResourceGraph,
         folded: frozenset[str],
         origin: float,
+        lead: int,
         library: Library,
         policy: str,
     ) -> View:
@@ -61,13 +71,25 @@ class View:
         loaded, kept = fold(full, folded)
         place = np.full(len(full), -1)
         place[kept] = np.arange(len(kept))
-        context = Context(library, json.dumps(jgf_document(loaded)), policy, loaded.types)
-        return cls(full, loaded, folded, origin, kept, place, context, {}, [])
+        order = np.argsort(loaded.uniq_id, kind="stable")
+        document = _document(loaded, np.argsort(order))
+        context = Context(library, json.dumps(document), policy, loaded.types)
+        if lead:
+            for node in document["graph"]["nodes"]:
+                node["metadata"]["exclusive"] = True
+            context.update(BLOCKER, _r(document, 0, lead))
+        number = kept[order]
+        return cls(full, loaded, folded, origin, number, place, context, {}, [], set(), lead)
 
     def fork(self) -> View:
         """A view in the same state that then goes its own way."""
-        known, spare = dict(self.own_id), list(self.spare)
-        return replace(self, context=self.context.clone(), own_id=known, spare=spare)
+        return replace(
+            self,
+            context=self.context.clone(),
+            own_id=dict(self.own_id),
+            spare=list(self.spare),
+            later=set(self.later),
+        )
 
     # -- jobs ------------------------------------------------------------------------------------
 
@@ -79,6 +101,17 @@ class View:
         """An id that fluxion has for no job now."""
         return self.spare[-1] if self.spare else self._first_id + self.issued
 
+    def match(self, operation: Operation, jobspec: str) -> Answer:
+        """Ask at ``origin``; the answer's ``at`` is in seconds after it. Raises as
+        :meth:`Context.match`. The answer is to be noted."""
+        if not self.lead:
+            return self.context.match(operation, jobspec, self.free_id())
+        answer = self.context.match(Operation.RESERVE, jobspec, self.free_id())
+        if operation is Operation.ALLOCATE and answer.at > self.lead:
+            self.context.cancel(answer.jobid)
+            raise Busy("the resources are in use", remedy="ask again later, or reserve")
+        return replace(answer, at=answer.at - self.lead)
+
     def note(self, jobid: int, own: int) -> None:
         """Remember fluxion's id for a job."""
         if self.spare and own == self.spare[-1]:
@@ -89,6 +122,7 @@ class View:
 
     def drop(self, jobid: int) -> None:
         """Give back what a job holds, if it is known here."""
+        self.later.discard(jobid)
         own = self.own_id.pop(jobid, None)
         if own is not None:
             self.context.cancel(own)
@@ -106,18 +140,14 @@ class View:
     def tell(self, match: Match) -> None:
         """Let fluxion hold a match made elsewhere, as far as it lies in this view's time."""
         start, end = (moment - self.origin for moment in span_s(match))
-        if end <= 0 or start >= HORIZON_S:
+        if end <= 0 or start + self.lead >= HORIZON_S:
             return
-        execution = {
-            "R_lite": [],
-            "nodelist": [],
-            "starttime": max(start, 0.0),
-            "expiration": min(end, float(HORIZON_S)),
-        }
+        R = _r(self._jgf(match), max(start, 0.0) + self.lead, min(end + self.lead, HORIZON_S))
         own = self.free_id()
-        R = {"version": 1, "execution": execution, "scheduling": self._jgf(match)}
-        self.context.update(own, json.dumps(R))
+        self.context.update(own, R)
         self.note(match.jobid, own)
+        if start > 0:
+            self.later.add(match.jobid)
 
     def _jgf(self, match: Match) -> dict[str, object]:
         """What a match excludes others from, and what contains it."""
@@ -197,21 +227,15 @@ class View:
         self.number = np.concatenate([known, np.array(new, dtype=np.int64)])
         self.full = self.loaded = full
         self.place = np.arange(len(full))
-        own = {int(v): i for i, v in enumerate(self.number.tolist()) if v >= 0}
+        own = np.full(len(full), -1)
+        own[self.number[self.number >= 0]] = np.flatnonzero(self.number >= 0)
         shown = set(new)
         for vertex in new:
             above = int(full.parent[vertex])
             while above >= 0 and above not in shown:
                 shown.add(above)
                 above = int(full.parent[above])
-        document: dict[str, Any] = jgf_document(full, sorted(shown))
-        for node in document["graph"]["nodes"]:
-            number = own[int(node["id"])]
-            node["id"], node["metadata"]["uniq_id"] = str(number), number
-        for edge in document["graph"]["edges"]:
-            for end in ("source", "target"):
-                edge[end] = str(own[int(edge[end])])
-        self.context.add_subgraph(json.dumps(document))
+        self.context.add_subgraph(json.dumps(_document(full, own, sorted(shown))))
 
     def shrink(self, full: ResourceGraph, moved: IntArray, path: str) -> None:
         """Take a smaller graph, without what is at ``path``; v has become ``moved[v]``."""
@@ -225,6 +249,31 @@ def span_s(match: Match) -> tuple[float, float]:
     """From when to when fluxion takes a match to last, in whole seconds; inf without limit."""
     end = math.ceil(match.at + match.duration_s) if match.duration_s else math.inf
     return float(math.floor(match.at)), float(end)
+
+
+def _document(
+    graph: ResourceGraph, own: IntArray, kept: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """JGF of a graph, or of some of its vertices, in which vertex v has the id ``own[v]``."""
+    document: dict[str, Any] = jgf_document(graph, kept)
+    ids = own.tolist()
+    for node in document["graph"]["nodes"]:
+        number = ids[int(node["id"])]
+        node["id"], node["metadata"]["uniq_id"] = str(number), number
+    for edge in document["graph"]["edges"]:
+        edge["source"], edge["target"] = (str(ids[int(edge[end])]) for end in ("source", "target"))
+    return document
+
+
+def _r(scheduling: Mapping[str, object], start: float, end: float) -> str:
+    """R version 1 (RFC 20) of what is in ``scheduling``, a JGF document."""
+    execution = {
+        "R_lite": [],
+        "nodelist": [],
+        "starttime": float(start),
+        "expiration": float(end),
+    }
+    return json.dumps({"version": 1, "execution": execution, "scheduling": scheduling})
 
 
 def _groups(exclusive: dict[int, int], shared: dict[int, int]) -> list[tuple[dict[int, int], bool]]:

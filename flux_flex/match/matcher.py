@@ -16,7 +16,7 @@ from flux_flex.model.jgf import jgf_document, parse_jgf, paths_of
 from flux_flex.model.jobspec import Jobspec
 from flux_flex.model.rv1 import RankResources, ResourceSet
 
-POLICIES = ("first", "low", "high")
+POLICIES = ("first", "low", "high", "lonode", "hinode", "lonodex", "hinodex", "topology")
 ENGINES = ("auto", "embedded")
 
 JobspecLike = Jobspec | Mapping[str, object] | str

@@ -37,7 +37,8 @@ class Vertex:
     """One vertex as it is added to a graph.
 
     ``size`` is the pool's amount in ``unit`` (1 for a core); ``local_id`` is the number that
-    policies order by; ``rank`` is the broker rank, -1 where none serves the vertex.
+    policies order by; ``rank`` is the broker rank, -1 where none serves the vertex; ``uniq_id``
+    is fluxion's own number of the vertex, -1 for its position in the graph.
     """
 
     type: str
@@ -47,6 +48,7 @@ class Vertex:
     rank: int = -1
     unit: str = ""
     properties: frozenset[str] = frozenset()
+    uniq_id: int = -1
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -54,7 +56,8 @@ class ResourceGraph:
     """Arrays over ``n`` vertices; index 0 is the root.
 
     ``parent[v]`` (-1 for the root), ``end[v]`` (one past the subtree), ``type_of[v]`` (index
-    into ``types``), ``size[v]``, ``local_id[v]`` and ``rank[v]`` are int64 of shape (n,).
+    into ``types``), ``size[v]``, ``local_id[v]``, ``rank[v]`` and ``uniq_id[v]`` are int64 of
+    shape (n,).
     """
 
     types: tuple[str, ...]
@@ -64,6 +67,7 @@ class ResourceGraph:
     size: IntArray
     local_id: IntArray
     rank: IntArray
+    uniq_id: IntArray
     names: tuple[str, ...]
     units: Mapping[int, str]
     properties: Mapping[int, frozenset[str]]
@@ -102,6 +106,14 @@ class ResourceGraph:
             names.append(self.names[vertex])
             vertex = int(self.parent[vertex])
         return "/" + "/".join(reversed(names))
+
+    def children(self, vertex: int) -> list[int]:
+        """Direct children in order."""
+        found, child, last = [], vertex + 1, int(self.end[vertex])
+        while child < last:
+            found.append(child)
+            child = int(self.end[child])
+        return found
 
     def leaf_types(self) -> tuple[str, ...]:
         """Types whose vertices have nothing below them anywhere: what jobs consume."""
@@ -167,6 +179,9 @@ def lay_out(
         size=np.array([vertex.size for vertex in placed], dtype=np.int64),
         local_id=np.array([vertex.local_id for vertex in placed], dtype=np.int64),
         rank=np.array([vertex.rank for vertex in placed], dtype=np.int64),
+        uniq_id=np.array(
+            [i if v.uniq_id < 0 else v.uniq_id for i, v in enumerate(placed)], dtype=np.int64
+        ),
         names=tuple(vertex.name for vertex in placed),
         units={i: vertex.unit for i, vertex in enumerate(placed) if vertex.unit},
         properties={i: v.properties for i, v in enumerate(placed) if v.properties},

@@ -67,7 +67,7 @@ def _node_entry(graph: ResourceGraph, vertex: int) -> dict[str, object]:
         "basename": kind,
         "name": graph.names[vertex],
         "id": int(graph.local_id[vertex]),
-        "uniq_id": vertex,
+        "uniq_id": int(graph.uniq_id[vertex]),
         "rank": int(graph.rank[vertex]),
         "exclusive": False,
         "unit": graph.units.get(vertex, ""),
@@ -96,6 +96,7 @@ def _vertex(value: object, place: str) -> tuple[str, Vertex]:
         size=_whole(metadata.get("size", 1), f"{place}.size", least=0),
         rank=_whole(metadata.get("rank", -1), f"{place}.rank", least=-1),
         unit=_unit(metadata.get("unit", ""), f"{place}.unit"),
+        uniq_id=_whole(metadata.get("uniq_id", -1), f"{place}.uniq_id", least=-1),
         properties=_properties(metadata.get("properties"), f"{place}.properties"),
     )
 

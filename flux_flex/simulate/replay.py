@@ -19,7 +19,7 @@ from functools import partial
 import numpy as np
 
 from flux_flex.burst.decide import Decision, Order, Plan, QueuePolicy, Rented, Snapshot, decide
-from flux_flex.burst.market import Placed, rented_graph
+from flux_flex.burst.market import Placed, rented_matcher
 from flux_flex.burst.select import PendingJob
 from flux_flex.errors import Busy
 from flux_flex.host.memory_instance import MemoryInstance
@@ -334,7 +334,7 @@ class _Replay:
             user = order.placed[0].job.user
             record = BurstRecord(order, user, self.now)
             self.bursts.append(record)
-            matcher = EmbeddedMatcher(rented_graph(order.node_type, order.nodes), "first")
+            matcher = rented_matcher(order.node_type, order.nodes)
             matcher.advance(self.now)
             self.active[order.burst] = _Active(record, matcher)
             moved |= self._assign(order.burst, order.placed)

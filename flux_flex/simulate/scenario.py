@@ -92,9 +92,9 @@ class ScenarioFile(BaseModel):
     system: SystemFiles = Field(description="the system: R or jgf")
     topology: TopologyFiles | None = Field(default=None, description="EC2's network topology")
     queue: QueueFiles = Field(description="the queue: jobs and jobspecs, or submissions")
-    match_policy: Literal["first", "low", "high"] = Field(
-        default="first", description="which of several free nodes to prefer: first, low or high"
-    )
+    match_policy: Literal[
+        "first", "low", "high", "lonode", "hinode", "lonodex", "hinodex", "topology"
+    ] = Field(default="first", description="which of several free nodes to prefer, as in fluxion")
     horizon: Duration | None = Field(
         default=None, description="when to stop, after the start; default: when all jobs ended"
     )

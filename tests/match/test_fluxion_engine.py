@@ -1,42 +1,44 @@
-"""The fluxion engine: how the library is found, what it is asked, and what comes back."""
+"""The fluxion engine with the real fluxion, where there is one; else these tests are skipped.
+
+FLUX_FLEX_LIBREAPI names its libreapi_cli.so, or ``flux`` is on PATH.
+"""
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import gc
 import gzip
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from match_help import ask, cores, spec, whole_nodes
 
 from flux_flex.errors import BadInput, Busy, FlexError, Unsatisfiable
-from flux_flex.match import fluxion_library
 from flux_flex.match.fluxion import FluxionMatcher
-from flux_flex.match.fluxion_graphs import (
-    fold,
-    graft,
-    levels_between,
-    prune,
-    skipped_levels,
-    vertices_of_r,
-)
-from flux_flex.match.fluxion_library import Context, Library, Operation, open_library
+from flux_flex.match.fluxion_library import Library, open_library
 from flux_flex.match.matcher import read_graph
 from flux_flex.model.graph import GraphBuilder, ResourceGraph, Vertex, uniform_graph
-from flux_flex.model.jgf import jgf_document, paths_of
-from flux_flex.model.jobspec import parse_jobspec
+from flux_flex.model.jgf import jgf_document
 from flux_flex.model.rv1 import RankResources, ResourceSet
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "fluxion-matches.jsonl.gz"
-FLUX_VARIABLES = ("FLUX_FLEX_LIBREAPI", "FLUX_PREFIX", "FLUX_MODULE_PATH")
+
+
+def absence() -> str:
+    """ "" where libreapi_cli is found, else why not."""
+    try:
+        open_library()
+    except FlexError as error:
+        return error.what
+    return ""
+
+
+ABSENCE = absence()
+pytestmark = [pytest.mark.flux, pytest.mark.skipif(bool(ABSENCE), reason=ABSENCE)]
 
 
 def sockets(nodes: int = 2) -> ResourceGraph:
@@ -65,287 +67,6 @@ def network() -> ResourceGraph:
     return builder.build()
 
 
-# -- finding the library ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A machine without Flux: nothing in the environment, an empty directory as PATH."""
-    for name in FLUX_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(fluxion_library.ctypes.util, "find_library", lambda name: None)
-    return tmp_path
-
-
-def script(path: Path, text: str) -> None:
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-
-
-def test_where_there_is_no_fluxion_the_error_says_what_was_looked_for_where(bare: Path) -> None:
-    with pytest.raises(FlexError) as caught:
-        open_library()
-    said = str(caught.value)
-    for words in ("libreapi_cli.so", "FLUX_FLEX_LIBREAPI is not set", "FLUX_PREFIX: not set",
-                  "pkg-config: no pkg-config", "ldconfig: no libreapi_cli.so in its cache",
-                  "PATH: no flux on it", "install flux-sched"):  # fmt: skip
-        assert words in said
-
-
-def test_every_place_that_was_tried_is_named(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script(bare / "pkg-config", 'test "$*" = "--variable=libdir flux-core" && echo /opt/pkg/lib64')
-    script(bare / "flux", "exit 1")
-    monkeypatch.setenv("FLUX_PREFIX", "/opt/prefix")
-    monkeypatch.setenv("FLUX_MODULE_PATH", "/opt/here/lib/flux/modules")
-    with pytest.raises(FlexError) as caught:
-        open_library()
-    for place in ("/opt/prefix/lib/flux/", "/opt/prefix/lib64/flux/", "/opt/here/lib/flux/",
-                  "/opt/pkg/lib64/flux/", f"{bare.parent.resolve()}/lib/flux/"):  # fmt: skip
-        assert f"{place}libreapi_cli.so" in caught.value.what
-
-
-def test_a_pkg_config_that_hangs_is_left_behind(
-    bare: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script(bare / "pkg-config", "exec /bin/sleep 60")
-    monkeypatch.setattr(fluxion_library, "PKG_CONFIG_DEADLINE_S", 0.1)
-    with pytest.raises(FlexError, match="timed out"):
-        open_library()
-
-
-@pytest.mark.parametrize("by", ["argument", "environment"])
-def test_a_library_that_was_ordered_is_not_replaced_by_another(
-    by: str, bare: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ordered = bare / "mine.so"
-    monkeypatch.setenv("FLUX_PREFIX", "/opt/flux")
-    if by == "environment":
-        monkeypatch.setenv("FLUX_FLEX_LIBREAPI", str(ordered))
-    with pytest.raises(FlexError, match=r"mine\.so") as caught:
-        open_library(ordered if by == "argument" else None)
-    assert caught.value.where == ("the given library" if by == "argument" else "FLUX_FLEX_LIBREAPI")
-
-
-# -- folding ---------------------------------------------------------------------------------------
-
-
-def test_a_level_between_two_that_are_named_is_skipped() -> None:
-    between = levels_between(sockets())
-
-    def skipped(*resources: dict[str, Any]) -> frozenset[str]:
-        return skipped_levels(between, parse_jobspec(spec(*resources)))
-
-    assert skipped(ask("node", 1, ask("slot", 1, ask("core")))) == {"socket"}
-    assert skipped(ask("cluster", 1, ask("core"))) == {"node", "socket"}
-    assert skipped(ask("slot", 1, ask("core"))) == frozenset()
-    assert skipped(ask("node", 1, ask("socket", 1, ask("core")))) == frozenset()
-
-
-def test_a_level_both_skipped_and_named_cannot_be_folded() -> None:
-    request = parse_jobspec(spec(ask("node", 1, ask("core"), ask("socket", 1, ask("core")))))
-    with pytest.raises(FlexError, match="skips the level socket in one place"):
-        skipped_levels(levels_between(sockets()), request)
-
-
-def test_of_switches_in_switches_the_nearest_counts() -> None:
-    builder = GraphBuilder()
-    above = builder.add(Vertex("cluster", "cluster0"))
-    for kind, name in (("switch", "top"), ("rack", "rack0"), ("switch", "leaf"), ("node", "node0")):
-        above = builder.add(Vertex(kind, name), above)
-    between = levels_between(builder.build())
-    assert between["switch", "node"] == frozenset()
-    assert between["rack", "node"] == {"switch"}
-    assert between["cluster", "node"] == {"switch", "rack"}
-
-
-def test_folded_vertices_leave_their_contents_to_what_contains_them() -> None:
-    graph = sockets(1)
-    folded, kept = fold(graph, frozenset({"socket"}))
-    assert folded.types == ("cluster", "node", "core")
-    # Two cores of one node are called core0: the second gets its number in the whole graph.
-    assert paths_of(folded, range(len(folded)))[2:] == [
-        "/cluster0/node0/core0",
-        "/cluster0/node0/core1",
-        "/cluster0/node0/core0.6",
-        "/cluster0/node0/core1.7",
-    ]
-    assert [graph.names[v] for v in kept] == [n.split(".")[0] for n in folded.names]
-    assert np.array_equal(folded.local_id, graph.local_id[kept])
-
-
-def test_nothing_folded_is_the_graph_itself() -> None:
-    graph = sockets()
-    folded, kept = fold(graph, frozenset())
-    assert folded is graph
-    assert np.array_equal(kept, np.arange(len(graph)))
-
-
-def test_a_part_grafted_and_pruned_leaves_the_graph_as_it_was() -> None:
-    two, three = uniform_graph(2, 2), uniform_graph(3, 2)
-    grown, moved, added = graft(two, three)
-    assert paths_of(grown, range(len(grown))) == paths_of(three, range(len(three)))
-    assert paths_of(grown, moved) == paths_of(two, range(len(two)))
-    assert [grown.names[v] for v in added] == ["node2", "core0", "core1"]
-    left, moved = prune(grown, added[0])
-    assert paths_of(left, range(len(left))) == paths_of(two, range(len(two)))
-    assert moved[added].tolist() == [-1, -1, -1]
-
-
-def test_a_part_of_another_cluster_or_with_nothing_new_is_refused() -> None:
-    with pytest.raises(BadInput, match="hangs from /cluster1"):
-        graft(uniform_graph(1, 1), read_graph(_renamed(uniform_graph(2, 1))))
-    with pytest.raises(BadInput, match="in the graph already"):
-        graft(uniform_graph(2, 1), uniform_graph(1, 1))
-    with pytest.raises(BadInput, match="root cannot be removed"):
-        prune(uniform_graph(1, 1), 0)
-
-
-def _renamed(graph: ResourceGraph) -> dict[str, Any]:
-    document: dict[str, Any] = jgf_document(graph)
-    document["graph"]["nodes"][0]["metadata"]["name"] = "cluster1"
-    return document
-
-
-def test_an_r_of_another_system_is_refused() -> None:
-    graph = uniform_graph(2, 2)
-    good = ResourceSet((RankResources(1, "node1", (0, 1), ()),))
-    assert [graph.path(v) for v in vertices_of_r(graph, good)] == [
-        "/cluster0/node1/core0",
-        "/cluster0/node1/core1",
-    ]
-    for rank, host, core, words in ((0, "node1", 0, "no node node1 of rank 0"),
-                                    (1, "node1", 2, "has no core2")):  # fmt: skip
-        with pytest.raises(BadInput, match=words):
-            vertices_of_r(graph, ResourceSet((RankResources(rank, host, (core,), ()),)))
-
-
-# -- errors, with a stand-in for the library -------------------------------------------------------
-
-
-class StandIn(Library):
-    """Functions that fail with a number and some words, and a count of what was not freed."""
-
-    def __init__(self, number: int, words: bytes = b"", names: str = "match_with_jobid") -> None:
-        self.path = Path("/stand/in.so")
-        self.number = number
-        self.names = {"new", "destroy", "get_err_msg", "clear_err_msg", *names.split()}
-        self.left = [ctypes.create_string_buffer(words)] if words else []
-        self.freed: list[int] = []
-        self.satisfiable = True
-        self._bound = {}
-
-    def has(self, name: str) -> bool:
-        return name in self.names
-
-    def learn(self, types: Any) -> None: ...
-
-    def function(self, name: str) -> Callable[..., Any]:
-        if not self.has(name):
-            return super().function(name)
-        if name in ("new", "get_err_msg"):
-            return lambda *_: ctypes.addressof(self.left[0]) if self.left else name == "new"
-        if name == "initialize" or name.startswith(("destroy", "clear")):
-            return lambda *_: 0
-        if name == "match_satisfy":
-            return self._satisfy
-        return lambda *_: self._fail()
-
-    def _satisfy(self, context: int, text: bytes, fits: Any, seconds: Any) -> int:
-        ctypes.cast(fits, ctypes.POINTER(ctypes.c_bool))[0] = self.satisfiable
-        return 0
-
-    def _fail(self) -> int:
-        ctypes.set_errno(self.number)
-        return -1
-
-    def taken(self, pointer: int | None) -> str:
-        if not pointer:
-            return ""
-        self.freed.append(pointer)
-        return ctypes.string_at(pointer).decode()
-
-
-def context_on(library: Library) -> Context:
-    context = object.__new__(Context)
-    context.library = library
-    context._pointer = 1
-    return context
-
-
-def test_errno_says_busy_never_or_what_fluxion_said() -> None:
-    def match(library: StandIn) -> None:
-        context_on(library).match(Operation.ALLOCATE, "{}", 1)
-
-    with pytest.raises(Busy):
-        match(StandIn(errno.EBUSY))
-    with pytest.raises(Unsatisfiable):
-        match(StandIn(errno.ENODEV))
-    library = StandIn(errno.EINVAL, b"match: bad\n jobspec\n")
-    with pytest.raises(FlexError, match="match: bad jobspec") as caught:
-        match(library)
-    assert type(caught.value) is FlexError
-    assert caught.value.where == "fluxion: match_with_jobid"
-    assert library.freed == [ctypes.addressof(library.left[0])]
-    with pytest.raises(FlexError, match=os.strerror(errno.EPERM)):
-        match(StandIn(errno.EPERM))
-    with pytest.raises(FlexError, match="without a reason"):
-        match(StandIn(0))
-
-
-def test_an_old_library_is_asked_for_never_apart_from_not_now() -> None:
-    library = StandIn(errno.EBUSY, names="match_allocate match_satisfy")
-    context = context_on(library)
-    with pytest.raises(Busy):
-        context.match(Operation.ALLOCATE, "{}", 1)
-    library.satisfiable = False
-    assert not context.satisfiable("{}")
-    with pytest.raises(Unsatisfiable):
-        context.match(Operation.ALLOCATE, "{}", 1)
-    with pytest.raises(Busy):
-        context.match(Operation.RESERVE, "{}", 1)
-
-
-def test_a_function_that_is_missing_is_named() -> None:
-    with pytest.raises(FlexError, match="no reapi_cli_find") as caught:
-        context_on(StandIn(0)).find("status=down")
-    assert caught.value.where == "/stand/in.so"
-
-
-def test_text_that_c_would_cut_short_is_refused() -> None:
-    for text in ("a\0b", "\ud800"):
-        with pytest.raises(BadInput):
-            context_on(StandIn(0)).match(Operation.ALLOCATE, text, 1)
-
-
-def test_a_policy_of_ours_alone_is_refused() -> None:
-    with pytest.raises(BadInput, match="fluxion has no policy 'topology'"):
-        FluxionMatcher(uniform_graph(1, 1), "topology")
-
-
-# -- the real one ----------------------------------------------------------------------------------
-
-
-def present() -> str:
-    """ "" where libreapi_cli is found, else why not."""
-    try:
-        open_library()
-    except FlexError as error:
-        return error.what
-    return ""
-
-
-ABSENT = present()
-real = [pytest.mark.flux, pytest.mark.skipif(bool(ABSENT), reason=ABSENT)]
-
-
-def marked(test: Callable[..., Any]) -> Callable[..., Any]:
-    for mark in real:
-        test = mark(test)
-    return test
-
-
-@marked
 def test_the_version_of_what_was_found_is_told() -> None:
     matcher = FluxionMatcher(uniform_graph(1, 1))
     assert matcher.version.startswith("flux-sched ")
@@ -378,7 +99,6 @@ def replayed(matcher: FluxionMatcher, op: dict[str, Any], jobids: dict[int, int]
             "vertices": vertices}  # fmt: skip
 
 
-@marked
 @pytest.mark.skipif(not GOLDEN.exists(), reason="no tests/golden/fluxion-matches.jsonl.gz")
 def test_what_was_recorded_is_answered_again() -> None:
     different = []
@@ -394,7 +114,6 @@ def test_what_was_recorded_is_answered_again() -> None:
     assert different == []
 
 
-@marked
 def test_ten_thousand_matches_do_not_grow_the_process() -> None:
     matcher = FluxionMatcher(uniform_graph(64, 8))
     texts = [json.dumps(cores(4)), json.dumps(whole_nodes(2, 60)), json.dumps(whole_nodes(65))]
@@ -416,7 +135,6 @@ def test_ten_thousand_matches_do_not_grow_the_process() -> None:
     assert resident_kib() - before < 512
 
 
-@marked
 def test_contexts_are_given_back() -> None:
     graph = uniform_graph(128, 16)
 
@@ -436,7 +154,6 @@ def resident_kib() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE") // 1024
 
 
-@marked
 def test_never_is_told_from_not_now() -> None:
     matcher = FluxionMatcher(uniform_graph(2, 4), "low")
     held = matcher.allocate(whole_nodes(2))
@@ -454,7 +171,6 @@ def test_never_is_told_from_not_now() -> None:
     assert matcher.allocate(cores(8)).amount("core") == 8
 
 
-@marked
 def test_jobids_are_the_callers() -> None:
     matcher = FluxionMatcher(uniform_graph(2, 4))
     assert matcher.allocate(cores(1), jobid=4711).jobid == 4711
@@ -467,7 +183,6 @@ def test_jobids_are_the_callers() -> None:
         matcher.cancel(5)
 
 
-@marked
 def test_a_job_of_another_graph_can_be_loaded_after_this_one() -> None:
     # Fluxion learns the types of the first graph of a process, and must be taught others.
     FluxionMatcher(uniform_graph(1, 1))
@@ -477,7 +192,6 @@ def test_a_job_of_another_graph_can_be_loaded_after_this_one() -> None:
     assert FluxionMatcher(builder.build()).satisfiable(spec(ask("slot", 1, ask("quantum"))))
 
 
-@marked
 def test_a_reservation_and_a_later_start_meet() -> None:
     matcher = FluxionMatcher(uniform_graph(2, 4), "low")
     matcher.allocate(whole_nodes(2, 10))
@@ -494,7 +208,6 @@ def test_a_reservation_and_a_later_start_meet() -> None:
     assert matcher.reserve(whole_nodes(2, 10)).at == 35
 
 
-@marked
 def test_an_allocation_made_elsewhere_is_in_the_way() -> None:
     matcher = FluxionMatcher(uniform_graph(2, 4), "low")
     R = ResourceSet((RankResources(0, "node0", (0, 1, 2, 3), ()),)).to_r()
@@ -507,7 +220,32 @@ def test_an_allocation_made_elsewhere_is_in_the_way() -> None:
     assert matcher.allocate(cores(1, 20)).at == 0
 
 
-@marked
+@pytest.mark.parametrize(
+    "below",
+    [ask("slot", 4, ask("core")), ask("slot", 2, ask("socket", 1, ask("core", 2)))],
+    ids=["skipped", "named"],
+)
+def test_what_is_allocated_for_later_is_free_until_then(below: dict[str, Any]) -> None:
+    # Fluxion by itself takes what it is told is allocated later for a job that overruns.
+    matcher = FluxionMatcher(sockets(1), "low")
+    R = ResourceSet((RankResources(0, "node0", (0, 1), ()),)).to_r()
+    matcher.update(7, R, at=100, duration=100)
+    below = (
+        ask("slot", 4, ask("core"))
+        if not more
+        else ask("slot", 2, ask("socket", 1, ask("core", 2)))
+    )
+    request = spec(ask("node", 1, below), duration=50)
+    assert matcher.allocate(request).at == 0
+    after = matcher.reserve(request)
+    assert (after.at, after.reserved) == (50, True)
+    with pytest.raises(Busy):
+        matcher.allocate(request)
+    assert matcher.reserve(request).at == 200
+    with pytest.raises(Unsatisfiable):
+        matcher.reserve(spec(ask("node", 2, ask("slot", 1, ask("core"))), duration=50))
+
+
 def test_a_part_of_a_job_is_given_back_by_rank() -> None:
     matcher = FluxionMatcher(uniform_graph(3, 4), "low")
     job = matcher.allocate(whole_nodes(2))
@@ -522,7 +260,6 @@ def test_a_part_of_a_job_is_given_back_by_rank() -> None:
     assert job.jobid not in matcher.holders
 
 
-@marked
 def test_nothing_starts_on_what_is_down() -> None:
     matcher = FluxionMatcher(uniform_graph(3, 4), "low")
     matcher.mark_path("/cluster0/node0", up=False)
@@ -545,7 +282,6 @@ def test_nothing_starts_on_what_is_down() -> None:
         matcher.mark_path("/cluster0/node9", up=False)
 
 
-@marked
 def test_a_job_is_found_by_the_id_its_caller_knows() -> None:
     matcher = FluxionMatcher(uniform_graph(2, 1), "low")
     matcher.allocate(cores(1), jobid=900)
@@ -556,7 +292,6 @@ def test_a_job_is_found_by_the_id_its_caller_knows() -> None:
         matcher.find("what ever")
 
 
-@marked
 @pytest.mark.parametrize("clone", [True, False])
 def test_a_fork_goes_its_own_way(clone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     matcher = FluxionMatcher(uniform_graph(2, 4), "low")
@@ -578,7 +313,6 @@ def test_a_fork_goes_its_own_way(clone: bool, monkeypatch: pytest.MonkeyPatch) -
         matcher.allocate(cores(1))
 
 
-@marked
 def test_a_burst_arrives_and_leaves() -> None:
     matcher = FluxionMatcher(uniform_graph(2, 2), "low")
     local = matcher.allocate(whole_nodes(2))
@@ -604,7 +338,6 @@ def test_a_burst_arrives_and_leaves() -> None:
 # -- levels that a request skips, with the real one ------------------------------------------------
 
 
-@marked
 def test_sockets_between_node_and_core_may_be_skipped() -> None:
     matcher = FluxionMatcher(sockets(), "low")
     three = matcher.allocate(spec(ask("node", 1, ask("slot", 1, ask("core", 3)))))
@@ -627,7 +360,6 @@ def test_sockets_between_node_and_core_may_be_skipped() -> None:
     assert matcher.allocate(with_sockets).hosts == ["node0"]
 
 
-@marked
 def test_a_socket_held_with_one_core_of_it_keeps_the_other_where_sockets_are_folded() -> None:
     matcher = FluxionMatcher(sockets(1), "low")
     matcher.allocate(spec(ask("slot", 1, ask("socket", 1, ask("core", 1)))))
@@ -636,7 +368,6 @@ def test_a_socket_held_with_one_core_of_it_keeps_the_other_where_sockets_are_fol
     assert "/cluster0/node0/socket0" not in got.vertices
 
 
-@marked
 def test_a_whole_node_has_its_sockets_whole_though_they_were_folded() -> None:
     matcher = FluxionMatcher(sockets(), "low")
     got = matcher.allocate(spec(ask("node", 1, ask("slot", 1, ask("core", 1)), exclusive=True)))
@@ -644,7 +375,6 @@ def test_a_whole_node_has_its_sockets_whole_though_they_were_folded() -> None:
     assert len(got.chosen) == 8
 
 
-@marked
 @pytest.mark.parametrize(
     "request_",
     [
@@ -662,7 +392,6 @@ def test_network_layers_may_be_skipped(request_: dict[str, Any]) -> None:
     assert matcher.reserve(spec(request_)).hosts == ["node1"]
 
 
-@marked
 def test_nodes_may_not_be_skipped_where_a_constraint_speaks_of_them() -> None:
     matcher = FluxionMatcher(sockets(), "low")
     request = ask("cluster", 1, ask("slot", 1, ask("core", 1)))

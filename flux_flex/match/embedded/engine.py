@@ -11,9 +11,11 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from flux_flex.errors import BadInput, Busy, Unsatisfiable
-from flux_flex.match.embedded.planner import Claims, Planner
-from flux_flex.match.embedded.policies import PREFERENCES
-from flux_flex.match.embedded.request import Request, compile_request
+from flux_flex.match.embedded.discovery import Order
+from flux_flex.match.embedded.leads import Leads
+from flux_flex.match.embedded.planner import LISTED, Claims, Planner
+from flux_flex.match.embedded.policies import POLICIES
+from flux_flex.match.embedded.request import Basis, Request, compile_request
 from flux_flex.match.embedded.traverser import Choice, Traversal
 from flux_flex.match.matcher import JobspecLike, Match
 from flux_flex.model.graph import NODE, BoolArray, ResourceGraph
@@ -30,9 +32,13 @@ class EmbeddedMatcher:
     def __init__(self, graph: ResourceGraph, policy: str = "first") -> None:
         self.graph = graph
         self.policy = policy
-        self._prefer = PREFERENCES[policy]
+        self._policy = POLICIES[policy]
+        self._keys = self._policy.keys(graph)
+        self._order = Order(graph) if self._policy.stops_early else None
         self._planner = Planner(graph)
+        self._leads = Leads(self._planner)
         self._empty = Planner(graph)
+        self._basis = Basis(graph, self._planner.leaf_row, self._planner.full, self._keys)
         self._compiled: dict[object, Request] = {}
         self._satisfiable: dict[int, bool] = {}
         self._up: BoolArray | None = None
@@ -42,6 +48,8 @@ class EmbeddedMatcher:
         """A matcher in the same state that then goes its own way; what was compiled is shared."""
         twin = copy.copy(self)
         twin._planner = self._planner.fork()
+        twin._leads = Leads(twin._planner)
+        twin._order = self._order.copy() if self._order else None
         return twin
 
     @property
@@ -161,15 +169,24 @@ class EmbeddedMatcher:
             if len(self._compiled) >= 4096:
                 self._compiled.clear()
                 self._satisfiable.clear()
-            request = compile_request(spec, self.graph, self._planner.leaf_row, self._empty.full)
+                self._leads = Leads(self._planner)
+            request = compile_request(spec, self._basis)
             self._compiled[key] = request
         return request
+
+    def _traversal(self, request: Request, leads: Leads | None = None) -> Traversal:
+        return Traversal(
+            self._planner, request, self._up, self._policy, self._keys, self._order, leads
+        )
 
     def _choose(self, request: Request, at: float) -> Choice | None:
         if not _promising(request, self._planner, at):
             return None
-        with self._planner.during(at, _end(at, request.duration_s)):
-            return Traversal(self._planner, request, self._up, self._prefer).choose()
+        end = _end(at, request.duration_s)
+        if self._planner.is_present(at, end):
+            return self._traversal(request, self._leads).choose()
+        with self._planner.during(at, end):
+            return self._traversal(request).choose()
 
     def _earliest(
         self, request: Request, start: float, before: float = math.inf
@@ -183,7 +200,7 @@ class EmbeddedMatcher:
         )
         with closing(times):
             for when, _ in times:
-                choice = Traversal(self._planner, request, self._up, self._prefer).choose()
+                choice = self._traversal(request).choose()
                 if choice is not None:
                     return when, choice
         return None
@@ -193,12 +210,28 @@ class EmbeddedMatcher:
     ) -> Match:
         end = _end(at, request.duration_s)
         self._planner.add(jobid, at, end, choice.claims())
+        if self._order is not None:
+            self._touch(self._order, choice)
         return Match(jobid, at, request.duration_s, reserved, tuple(choice.shown), self.graph)
+
+    def _touch(self, order: Order, choice: Choice) -> None:
+        """Let the order of discovery learn where a job came by."""
+        graph, free = self.graph, self._planner.state[LISTED]
+        above = np.concatenate([vertices for vertices, _, _ in choice.shown])
+        above = np.unique(np.where(graph.end[above] > above + 1, above, graph.parent[above]))
+        touched: set[int] = set()
+        for vertex in above.tolist():
+            while vertex >= 0 and vertex not in touched:
+                touched.add(vertex)
+                order.touch(vertex, int(free[vertex]))
+                vertex = int(graph.parent[vertex])
 
     def _is_satisfiable(self, request: Request) -> bool:
         known = self._satisfiable.get(id(request))
         if known is None:
-            known = Traversal(self._empty, request, None, self._prefer).choose() is not None
+            known = (
+                Traversal(self._empty, request, None, self._policy, self._keys).choose() is not None
+            )
             self._satisfiable[id(request)] = known
         return known
 

@@ -6,6 +6,8 @@ which more is always more available:
     state[row of a leaf type, v]   free amount of that type in the subtree of v
     state[IDLE, v]                 minus the number of claims at or below v: 0 is untouched
     state[OWN, v]                  free amount of v itself
+    state[LISTED, v]               cores at or below v that no match lists: fluxion does not count
+                                   those that an exclusive node takes along without listing them
 
 Claims change a few entries: those of the claimed vertices, and one in each row that counts them
 in each vertex above. All these are kept as one :class:`Delta` a job, so that starting and ending
@@ -16,9 +18,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right, insort
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -27,7 +30,8 @@ from flux_flex.model.graph import BoolArray, IntArray, ResourceGraph, expand
 
 IDLE = 0
 OWN = 1
-FIRST_LEAF = 2
+LISTED = 2
+FIRST_LEAF = 3
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -38,15 +42,20 @@ class Delta:
     amount: IntArray
 
 
+_NO_VERTICES: IntArray = np.zeros(0, dtype=np.int64)
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Claims:
     """What a job takes: ``whole`` vertices with all below them, and of other ``vertices``
     ``amounts``. An amount is 0 where a vertex with others below it is only kept from being taken
-    whole. All are different, and none lies in a whole one."""
+    whole. All are different, and none lies in a whole one. ``unlisted`` are cores
+    that go along with a whole vertex without being listed."""
 
     whole: IntArray
     vertices: IntArray
     amounts: IntArray
+    unlisted: IntArray = field(default_factory=lambda: _NO_VERTICES)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -60,7 +69,15 @@ class Span:
     delta: Delta
 
 
+CORE = "core"
+
 _FIRST = np.ones(1, dtype=bool)
+
+# So many changes are remembered one by one; whoever looks less often looks at all anew.
+_REMEMBERED = 256
+
+# Claims of so few vertices are summed up in Python: numpy's calls would take longer.
+_FEW = 8
 
 # An event is (time, order, serial, span); ends sort before starts at one time, since a span
 # is half open and what ends at t is free at t. The serial keeps spans from being compared.
@@ -78,13 +95,14 @@ class Planner:
         self.full = self._full()
         self.state = self.full.copy()
         self.state[IDLE] = 0
-        self._rows_above = [IDLE, *self.leaf_row.values()]
+        self._rows_above = [IDLE, LISTED, *self.leaf_row.values()]
         # By type code: the row that counts a claim of this type above it, or -1.
         self._row_of_code = np.array([self.leaf_row.get(kind, -1) for kind in graph.types])
         self._spans: dict[int, Span] = {}
         self._events: list[_Event] = []
         self._serial = 0
         self.version = 0  # counts changes: answers kept for a version stay true within it
+        self._changes: deque[IntArray] = deque(maxlen=_REMEMBERED)
 
     def fork(self) -> Planner:
         """A planner that starts from this one's state and then goes its own way."""
@@ -96,6 +114,7 @@ class Planner:
         twin._spans = dict(self._spans)
         twin._events = list(self._events)
         twin._serial, twin.version = self._serial, self.version
+        twin._changes = self._changes.copy()
         return twin
 
     @property
@@ -113,6 +132,8 @@ class Planner:
             own = np.where(graph.type_of == graph.types.index(kind), graph.size, 0)
             before = np.concatenate(([0], np.cumsum(own)))
             full[row] = before[graph.end] - before[:n]
+        if CORE in self.leaf_row:
+            full[LISTED] = full[self.leaf_row[CORE]]
         return full
 
     # -- changes -----------------------------------------------------------------------------
@@ -130,7 +151,7 @@ class Planner:
             insort(self._events, (start, _START, self._serial, span), key=_when)
         if end < math.inf:
             insort(self._events, (end, _END, self._serial, span), key=_when)
-        self.version += 1
+        self._changed(span)
 
     def remove(self, jobid: int) -> None:
         """Give back what a job holds. Raises BadInput where it holds nothing."""
@@ -143,7 +164,7 @@ class Planner:
             self._drop_event((span.start, _START), span)
         if span.end < math.inf:
             self._drop_event((span.end, _END), span)
-        self.version += 1
+        self._changed(span)
 
     def advance(self, now: float) -> None:
         """Move the present forward: what ends by then is given back, what starts is taken."""
@@ -154,12 +175,29 @@ class Planner:
         due = bisect_right(self._events, (now, _START), key=_when)
         for _, kind, _, span in self._events[:due]:
             self._apply(kind, span)
+            self._changed(span)
             if kind == _END:
                 del self._spans[span.jobid]
-        if due:
-            del self._events[:due]
-            self.version += 1
+        del self._events[:due]
         self.now = now
+
+    def _changed(self, span: Span) -> None:
+        self.version += 1
+        self._changes.append(np.concatenate((span.claims.whole, span.claims.vertices)))
+
+    def changed_since(self, version: int) -> IntArray | None:
+        """The vertices claimed or given back since a version, or None where that is too long ago
+        to be remembered."""
+        behind = self.version - version
+        if behind > len(self._changes):
+            return None
+        recent = [self._changes[i] for i in range(len(self._changes) - behind, len(self._changes))]
+        return np.concatenate(recent) if recent else np.zeros(0, dtype=np.int64)
+
+    def is_present(self, start: float, end: float) -> bool:
+        """Whether what is free now is free all through [start, end)."""
+        first = bisect_left(self._events, (end, _END), key=_when)
+        return start <= self.now and all(e[1] == _END for e in self._events[:first])
 
     def _drop_event(self, when: tuple[float, int], span: Span) -> None:
         i = bisect_left(self._events, when, key=_when)
@@ -181,6 +219,8 @@ class Planner:
 
     def _delta(self, claims: Claims) -> Delta:
         """All entries that claims change, with the sums that they change by."""
+        if not claims.whole.size and claims.vertices.size <= _FEW:
+            return self._small_delta(claims)
         graph, n = self.graph, len(self.graph)
         rows = np.arange(len(self.state))[:, np.newaxis] * n
         inside = expand(claims.whole, graph.end[claims.whole])
@@ -199,13 +239,39 @@ class Planner:
             if not inner.all():
                 above, taken = above[inner], taken[:, inner]
             if not above.size:
-                return Delta(np.concatenate(index), np.concatenate(change))
+                break
             # Siblings stand together: what they take above them is one sum.
             runs = np.flatnonzero(np.concatenate((_FIRST, above[1:] != above[:-1])))
             above, taken = above[runs], np.add.reduceat(taken, runs, axis=1)
             index.append((rows + above).ravel())
             change.append(taken.ravel())
             above = graph.parent[above]
+        above = claims.unlisted
+        while above.size:
+            index.append(LISTED * n + above)
+            change.append(np.full(len(above), -1))
+            above = graph.parent[above]
+            above = above[above >= 0]
+        return Delta(np.concatenate(index), np.concatenate(change))
+
+    def _small_delta(self, claims: Claims) -> Delta:
+        """The same for a few single vertices."""
+        n, parent = len(self.graph), self.graph.parent
+        sums: dict[int, int] = {}
+        core = self.leaf_row.get(CORE, -2)
+        amounts = claims.amounts.tolist()
+        for vertex, amount in zip(claims.vertices.tolist(), amounts, strict=True):
+            row = int(self._row_of_code[self.graph.type_of[vertex]])
+            rows = (row, LISTED) if row == core else (row,) if row >= 0 else ()
+            sums[OWN * n + vertex] = sums.get(OWN * n + vertex, 0) + amount
+            while vertex >= 0:
+                sums[IDLE * n + vertex] = sums.get(IDLE * n + vertex, 0) + 1
+                for counted in rows:
+                    sums[counted * n + vertex] = sums.get(counted * n + vertex, 0) + amount
+                vertex = int(parent[vertex])
+        return Delta(
+            np.array(list(sums), dtype=np.int64), np.array(list(sums.values()), dtype=np.int64)
+        )
 
     def _columns(self, claims: Claims) -> IntArray:
         """What each single claim takes of each row, shape (n_rows, n_claims)."""
@@ -215,6 +281,7 @@ class Planner:
         row = self._row_of_code[self.graph.type_of[claims.vertices]]
         counted = np.flatnonzero(row >= 0)
         columns[row[counted], counted] = claims.amounts[counted]
+        columns[LISTED] = columns[self.leaf_row[CORE]] if CORE in self.leaf_row else 0
         return columns
 
     # -- questions ---------------------------------------------------------------------------

@@ -32,6 +32,9 @@ class Ask:
     ``in_nodes``: all homes are nodes or lie in one. ``spread``: a slot at the top, which all its
     homes serve together. ``pooled``: some candidate has another size than 1. ``contested``: some
     children compete for what they take, so that their supplies must not be counted apart.
+    ``order``: 1 where the preferred candidates of every home come first in the graph, -1 where they
+    come last, 0 for neither. ``code`` numbers the type in the graph, -1 where it is not there.
+    ``home_set``: the homes of a slot at the top.
     """
 
     count: Count
@@ -47,6 +50,9 @@ class Ask:
     spread: bool
     pooled: bool
     contested: bool
+    code: int
+    order: int
+    home_set: frozenset[int]
     children: tuple[Ask, ...]
 
     def within(self, first: int, last: int) -> Ask:
@@ -67,65 +73,76 @@ class Ask:
 @dataclass(frozen=True, eq=False, slots=True)
 class Request:
     """A compiled jobspec. ``eligible`` (None: all) says which vertices meet the constraint;
-    ``needs`` are the least free amounts, by row, that the whole graph must have."""
+    ``needs`` are the least free amounts, by row, that the whole graph must have. ``contested``:
+    the asks at the top compete; ``competing``: some asks do, at the top or below."""
 
     asks: tuple[Ask, ...]
     contested: bool
+    competing: bool
     eligible: BoolArray | None
     needs: tuple[tuple[int, int], ...]
     duration_s: float
 
 
-def compile_request(
-    jobspec: Jobspec, graph: ResourceGraph, leaf_row: Mapping[str, int], totals: IntArray
-) -> Request:
-    """Compile for one graph. ``totals[row, v]`` is the state of the graph when it is empty."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Basis:
+    """What jobspecs are compiled against: a graph, the rows of the planner's state by leaf type,
+    ``totals[row, v]``, the state when nothing is held, and the policy's ``keys[v]``."""
+
+    graph: ResourceGraph
+    leaf_row: Mapping[str, int]
+    totals: IntArray
+    keys: IntArray
+
+
+def compile_request(jobspec: Jobspec, basis: Basis) -> Request:
+    """Compile a jobspec for one graph and policy."""
     root = np.zeros(1, dtype=np.int64)
     asks = tuple(
-        _compile(item, graph, leaf_row, root, in_slot=False, at_top=True)
-        for item in jobspec.resources
+        _compile(item, basis, root, in_slot=False, at_top=True) for item in jobspec.resources
     )
+    contested = _contested(jobspec.resources, basis.graph, in_slot=False)
     return Request(
         asks=asks,
-        contested=_contested(jobspec.resources, graph, in_slot=False),
-        eligible=_eligible(jobspec.constraint, graph),
-        needs=_needs(asks, leaf_row, totals),
+        contested=contested,
+        competing=contested or any(_competing(ask) for ask in asks),
+        eligible=_eligible(jobspec.constraint, basis.graph),
+        needs=_needs(asks, basis.leaf_row, basis.totals),
         duration_s=jobspec.duration_s,
     )
 
 
 def _compile(
-    item: Resource,
-    graph: ResourceGraph,
-    leaf_row: Mapping[str, int],
-    parents: IntArray,
-    *,
-    in_slot: bool,
-    at_top: bool,
+    item: Resource, basis: Basis, parents: IntArray, *, in_slot: bool, at_top: bool
 ) -> Ask:
+    graph = basis.graph
     candidates = _outermost(graph, item.type)
     homes = _homes(item, graph) if item.is_slot and at_top else parents
     # Below a slot supplies are counted in the slot's homes; below a vertex, in that vertex.
     below = homes if item.is_slot else candidates
     children = tuple(
-        _compile(child, graph, leaf_row, below, in_slot=in_slot or item.is_slot, at_top=False)
+        _compile(child, basis, below, in_slot=in_slot or item.is_slot, at_top=False)
         for child in item.children
     )
+    low = np.searchsorted(candidates, homes if at_top else homes + 1)
     return Ask(
         count=item.count,
         is_slot=item.is_slot,
         # RFC 14: what a slot holds is given to its tasks alone.
         exclusive=bool(item.exclusive) or in_slot,
         whole=bool(item.exclusive),
-        row=leaf_row.get(item.type, -1),
+        code=graph.types.index(item.type) if item.type in graph.types else -1,
+        row=basis.leaf_row.get(item.type, -1),
         candidates=candidates,
         homes=homes,
-        low=np.searchsorted(candidates, homes if at_top else homes + 1),
+        low=low,
         high=np.searchsorted(candidates, graph.end[homes]),
         in_nodes=_in_nodes(homes, graph),
         spread=item.is_slot and at_top,
         pooled=bool((graph.size[candidates] != 1).any()),
         contested=_contested(item.children, graph, in_slot=in_slot or item.is_slot),
+        order=_order(basis.keys[candidates], low),
+        home_set=frozenset(homes.tolist()) if item.is_slot and at_top else frozenset(),
         children=children,
     )
 
@@ -154,6 +171,16 @@ def _homes(slot: Resource, graph: ResourceGraph) -> IntArray:
     return np.flatnonzero(has_all & ~above_another)
 
 
+def _order(keys: IntArray, low: IntArray) -> int:
+    """See ``order`` of Ask: ``keys`` of the candidates, the first of each home at ``low``."""
+    apart = np.zeros(len(keys) + 1, dtype=bool)
+    apart[low] = True  # of two homes, and so never compared
+    apart = apart[1 : len(keys)]
+    if (apart | (keys[1:] > keys[:-1])).all():
+        return 1
+    return -1 if (apart | (keys[1:] < keys[:-1])).all() else 0
+
+
 def _in_nodes(vertices: IntArray, graph: ResourceGraph) -> bool:
     nodes = graph.of_type(NODE)
     if not nodes.size:
@@ -174,6 +201,10 @@ def _contested(items: tuple[Resource, ...], graph: ResourceGraph, *, in_slot: bo
         for kind, whole in mine.items()
         for other in theirs
     )
+
+
+def _competing(ask: Ask) -> bool:
+    return ask.contested or any(_competing(child) for child in ask.children)
 
 
 def _drawn_on(item: Resource, in_slot: bool) -> dict[str, bool]:

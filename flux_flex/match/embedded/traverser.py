@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from flux_flex.match.embedded.planner import IDLE, OWN, Claims, Planner
-from flux_flex.match.embedded.policies import Preference
+from flux_flex.match.embedded.closeness import closest
+from flux_flex.match.embedded.discovery import Discovery, Found, Order
+from flux_flex.match.embedded.leads import NONE, Leads
+from flux_flex.match.embedded.planner import CORE, IDLE, OWN, Claims, Planner
+from flux_flex.match.embedded.policies import MAX_FOLLOWED, Policy, preferred
 from flux_flex.match.embedded.request import Ask, Request
 from flux_flex.model.graph import BoolArray, IntArray, ResourceGraph, expand
 
@@ -33,6 +36,7 @@ class Choice:
     shown: list[tuple[IntArray, IntArray, bool]] = field(default_factory=list)
     whole: list[IntArray] = field(default_factory=list)
     leaves: list[tuple[IntArray, IntArray]] = field(default_factory=list)
+    unlisted: list[IntArray] = field(default_factory=list)
 
     def claims(self) -> Claims:
         """What becomes unavailable."""
@@ -41,25 +45,37 @@ class Choice:
             whole=np.concatenate(self.whole) if self.whole else none,
             vertices=np.concatenate([v for v, _ in self.leaves]) if self.leaves else none,
             amounts=np.concatenate([n for _, n in self.leaves]) if self.leaves else none,
+            unlisted=np.concatenate(self.unlisted) if self.unlisted else none,
         )
 
     def add(self, other: Choice) -> None:
         self.shown += other.shown
         self.whole += other.whole
         self.leaves += other.leaves
+        self.unlisted += other.unlisted
 
 
 class Traversal:
     """One look at one state, for one request."""
 
     def __init__(
-        self, planner: Planner, request: Request, up: BoolArray | None, prefer: Preference
+        self,
+        planner: Planner,
+        request: Request,
+        up: BoolArray | None,
+        policy: Policy,
+        keys: IntArray,
+        order: Order | None = None,
+        leads: Leads | None = None,
     ) -> None:
         self.planner = planner
         self.graph: ResourceGraph = planner.graph
         self.state = planner.state
         self.request = request
-        self.prefer = prefer
+        self.policy = policy
+        self.keys = keys
+        self.order = order
+        self.leads = leads
         self.up = up
         self.eligible = _both(request.eligible, up)
         self._supply: dict[int, IntArray] = {}
@@ -67,12 +83,83 @@ class Traversal:
 
     def choose(self) -> Choice | None:
         """The vertices for the whole request, or None where it does not fit this state."""
+        if self.order is not None and not self.request.competing:
+            return self._discover(self.order)
         choice = Choice()
         try:
             self._pick_siblings(self.request.asks, self.request.contested, _ROOT, choice)
         except _NoFit:
             return None
+        return self._whole_nodes(choice) if self.policy.whole_nodes else choice
+
+    def _discover(self, order: Order) -> Choice | None:
+        walk = Discovery(self.state, self.graph, order, self.keys, self.eligible)
+        parts = walk.choose(self.request.asks)
+        if parts is None:
+            return None
+        choice = Choice()
+        self._take_found(parts, choice)
         return choice
+
+    def _take_found(self, parts: list[tuple[Ask, Found]], choice: Choice) -> None:
+        """Take what a discovery chose, those of one ask together."""
+        by_ask: dict[int, tuple[Ask, list[Found]]] = {}
+        for ask, found in parts:
+            by_ask.setdefault(id(ask), (ask, []))[1].append(found)
+        for ask, several in by_ask.values():
+            below = [part for found in several for part in found.parts]
+            if ask.is_slot:
+                self._take_found(below, choice)
+                continue
+            vertices = np.array([found.vertex for found in several], dtype=np.int64)
+            self._take_these(ask, vertices, below, choice)
+
+    def _take_these(
+        self, ask: Ask, vertices: IntArray, below: list[tuple[Ask, Found]], choice: Choice
+    ) -> None:
+        sizes = self.graph.size[vertices]
+        if ask.whole and ask.row < 0:
+            inside = expand(vertices, self.graph.end[vertices])
+            choice.whole.append(vertices)
+            choice.shown.append((inside, self.graph.size[inside], True))
+            return
+        choice.shown.append((vertices, sizes, ask.exclusive))
+        if ask.row >= 0:
+            choice.leaves.append((vertices, sizes))
+        elif not ask.exclusive:
+            self._take_found(below, choice)
+            if not ask.children:
+                choice.leaves.append((vertices, np.zeros_like(vertices)))  # shared, but in use
+        else:
+            mine = Choice()
+            self._take_found(below, mine)
+            choice.whole.append(vertices)
+            choice.shown += mine.shown
+            choice.unlisted.append(self._unlisted(vertices, mine))
+
+    def _unlisted(self, vertices: IntArray, listed: Choice) -> IntArray:
+        """The cores in ``vertices`` that a choice below them does not list."""
+        inside = expand(vertices, self.graph.end[vertices])
+        cores = inside[np.isin(inside, self.graph.of_type(CORE), assume_unique=True)]
+        shown = [numbers for numbers, _, _ in listed.shown]
+        return np.setdiff1d(cores, np.concatenate(shown)) if shown else cores
+
+    def _whole_nodes(self, choice: Choice) -> Choice:
+        """The choice with every node that it touches taken whole."""
+        touched = [self.graph.node_of[vertices] for vertices, _, _ in choice.shown]
+        nodes = np.unique(np.concatenate(touched))
+        nodes = nodes[nodes >= 0]
+        inside = expand(nodes, self.graph.end[nodes])
+        whole = Choice([(inside, self.graph.size[inside], True)], [nodes])
+        for vertices, amounts, exclusive in choice.shown:
+            out = self.graph.node_of[vertices] < 0
+            whole.shown.append((vertices[out], amounts[out], exclusive))
+        for vertices in choice.whole:
+            whole.whole.append(vertices[self.graph.node_of[vertices] < 0])
+        for vertices, amounts in choice.leaves:
+            out = self.graph.node_of[vertices] < 0
+            whole.leaves.append((vertices[out], amounts[out]))
+        return whole
 
     # -- bottom up: what could be supplied ------------------------------------------------------
 
@@ -109,17 +196,20 @@ class Traversal:
 
     def _usable(self, ask: Ask) -> BoolArray:
         """Candidates that are up, meet the constraint, and are free as the request wants."""
+        return self._free(ask, ask.candidates)
+
+    def _free(self, ask: Ask, vertices: IntArray) -> BoolArray:
+        """Which of some candidates are up, meet the constraint and are free as is wanted."""
         if ask.exclusive:
-            usable: BoolArray = self.state[IDLE, ask.candidates] == 0
+            free: BoolArray = self.state[IDLE, vertices] == 0
         else:
-            usable = self.state[OWN, ask.candidates] > 0
+            free = self.state[OWN, vertices] > 0
         if self.eligible is not None:
-            usable = usable & self.eligible[ask.candidates]
+            free = free & self.eligible[vertices]
         if self.up is not None and ask.exclusive and ask.row < 0:
             down = np.concatenate(([0], np.cumsum(~self.up)))
-            end = self.graph.end[ask.candidates]
-            usable = usable & (down[end] == down[ask.candidates])
-        return usable
+            free = free & (down[self.graph.end[vertices]] == down[vertices])
+        return free
 
     def _slots(self, slot: Ask) -> IntArray:
         contents = slot.children
@@ -208,7 +298,7 @@ class Traversal:
             wanted = ask.count.largest_within(int(supply.sum()))
             if not wanted:
                 raise _NoFit
-            share = self._share_out(ask, supply, wanted)
+            share = self._shares(ask, supply, wanted)
             homes = np.flatnonzero(share)
             self._take(ask, homes, share[homes], choice)
             return
@@ -231,6 +321,9 @@ class Traversal:
             for content in ask.children:
                 self._take_for_slots(content, homes, wanted, choice)
             return
+        if self.policy.nearest and ask.row < 0:
+            self._take_nearest(ask, homes, wanted, choice)
+            return
         place, rank, vertices = self._ranked(ask, homes)
         if ask.pooled and ask.row >= 0:
             self._take_pools(ask, place, vertices, wanted, choice)
@@ -240,6 +333,18 @@ class Traversal:
         if len(vertices) < wanted.sum():
             raise _NoFit
         self._take_vertices(ask, vertices, choice)
+
+    def _take_nearest(self, ask: Ask, homes: IntArray, wanted: IntArray, choice: Choice) -> None:
+        """In each home the vertices that are nearest to each other."""
+        place, _, vertices = self._ranked(ask, homes)
+        taken = []
+        for i, n in enumerate(wanted.tolist()):
+            mine = np.sort(vertices[place == i])
+            if len(mine) < n:
+                raise _NoFit
+            share = closest(self.graph, mine, np.ones(len(mine), dtype=np.int64), n)
+            taken.append(mine[share > 0])
+        self._take_vertices(ask, np.concatenate(taken), choice)
 
     def _take_for_slots(
         self, content: Ask, homes: IntArray, slots: IntArray, choice: Choice
@@ -305,40 +410,112 @@ class Traversal:
             choice.shown.append((taken, self.graph.size[taken], True))
             choice.leaves.append((taken, self.graph.size[taken]))
 
-    def _share_out(self, slot: Ask, slots: IntArray, wanted: int) -> IntArray:
-        """How many of ``wanted`` slots each home gives, of the ``slots`` that it has.
-
-        The slots of one home are ranked by the number of their first vertex, and so are those
-        of all homes together; equal ones go to the earlier home.
-        """
-        if self.prefer is None:
-            return np.diff(np.minimum(np.cumsum(slots), wanted), prepend=0)
-        first = slot.children[0]
-        home, rank, vertex = self._ranked(first, np.flatnonzero(slots))
-        home = np.flatnonzero(slots)[home]
-        per_slot = first.count.least
-        leads = (rank % per_slot == 0) & (rank // per_slot < slots[home])
-        home, vertex = home[leads], vertex[leads]
-        best = np.argsort(self.prefer(self.graph.local_id[vertex]), kind="stable")[:wanted]
-        share = np.bincount(home[best], minlength=len(slots))
-        missing = wanted - int(share.sum())
-        if missing > 0:  # pools of several units: fewer vertices lead than there are slots
-            share = share + np.diff(np.minimum(np.cumsum(slots - share), missing), prepend=0)
+    def _shares(self, slot: Ask, slots: IntArray, wanted: int) -> IntArray:
+        """How many of ``wanted`` slots each home gives, of the ``slots`` that it has."""
+        if not self.policy.nearest:
+            return self._share_out(slot, slots, wanted)
+        homes = np.flatnonzero(slots)
+        share = np.zeros_like(slots)
+        share[homes] = closest(self.graph, slot.homes[homes], slots[homes], wanted)
         return share
+
+    def _share_out(self, slot: Ask, slots: IntArray, wanted: int) -> IntArray:
+        """The best slots by score, as shares of the homes.
+
+        A slot scores the sum of what its vertices score; within a home the slots are made of the
+        preferred vertices in turn.
+        """
+        homes = np.flatnonzero(slots)
+        if int(slots.sum()) > MAX_FOLLOWED and len(homes) > wanted:
+            homes = self._leading(slot, slots, wanted)
+        home, score = self._slot_scores(slot, homes, slots[homes])
+        best = preferred(score)[:wanted]
+        return np.bincount(home[best], minlength=len(slots))
+
+    def _leading(self, slot: Ask, slots: IntArray, wanted: int) -> IntArray:
+        """The ``wanted`` homes whose first slots are best: the best slots are all in them."""
+        leads = np.where(slots > 0, self._leads(slot), NONE)
+        worst = np.partition(leads, wanted - 1)[wanted - 1]
+        better = np.flatnonzero(leads < worst)
+        equal = np.flatnonzero(leads == worst)[: wanted - len(better)]
+        found: IntArray = np.sort(np.concatenate((better, equal)))
+        return found
+
+    def _leads(self, slot: Ask) -> IntArray:
+        if self.leads is not None and self.eligible is None:
+            return self.leads.of(slot, lambda homes: self._first_scores(slot, homes))
+        return self._first_scores(slot, np.arange(len(slot.homes)))
+
+    def _first_scores(self, slot: Ask, homes: IntArray) -> IntArray:
+        """What the first slot of each of some homes scores, NONE where there is none."""
+        some = np.minimum(self.supply(slot)[homes], 1)
+        scores = np.full(len(homes), NONE, dtype=np.int64)
+        given = np.flatnonzero(some)
+        _, score = self._slot_scores(slot, homes[given], some[given])
+        scores[given] = score
+        return scores
+
+    def _slot_scores(
+        self, slot: Ask, homes: IntArray, slots: IntArray
+    ) -> tuple[IntArray, IntArray]:
+        """(home, score) of the first ``slots[i]`` slots of each of ``homes``."""
+        start = np.cumsum(slots) - slots
+        score = np.zeros(int(slots.sum()), dtype=np.int64)
+        for content in slot.children:
+            place, rank, vertices = self._ranked(content, homes)
+            number = self._slot_of(content, place, rank, vertices)
+            used = number < slots[place]
+            into = start[place[used]] + number[used]
+            score += np.bincount(
+                into, weights=self.keys[vertices[used]], minlength=len(score)
+            ).astype(np.int64)
+        return np.repeat(homes, slots), score
+
+    def _slot_of(
+        self, content: Ask, place: IntArray, rank: IntArray, vertices: IntArray
+    ) -> IntArray:
+        """Which slot of its home each vertex goes to."""
+        if not content.pooled or content.row < 0:
+            return rank // content.count.least
+        slot, last, gathered = [], -1, 0
+        number = 0
+        for at, size in zip(place.tolist(), self.graph.size[vertices].tolist(), strict=True):
+            if at != last:
+                last, gathered, number = at, 0, 0
+            slot.append(number)
+            gathered += size
+            if gathered >= content.count.least:
+                gathered, number = 0, number + 1
+        return np.array(slot, dtype=np.int64)
 
     def _ranked(self, ask: Ask, homes: IntArray) -> tuple[IntArray, IntArray, IntArray]:
         """Qualified candidates in some homes: (place in ``homes``, rank there by preference,
         vertex), ordered by place, and by preference within one."""
         low, high = ask.low[homes], ask.high[homes]
+        length = high - low
         candidate = expand(low, high)
-        place = np.repeat(np.arange(len(homes)), high - low)
-        kept = self.qualified(ask)[candidate]
-        place, vertex = place[kept], ask.candidates[candidate[kept]]
-        if self.prefer is not None:
-            order = np.lexsort((self.prefer(self.graph.local_id[vertex]), place))
-            place, vertex = place[order], vertex[order]
-        rank = np.arange(len(place)) - np.searchsorted(place, np.arange(len(homes)))[place]
-        return place, rank, vertex
+        place = np.repeat(np.arange(len(homes)), length)
+        if ask.order < 0:  # the last candidate of each home is the best
+            candidate = np.repeat(low + high - 1, length) - candidate
+        vertex = ask.candidates[candidate]
+        kept = self.qualified(ask)[candidate] if ask.children else self._free(ask, vertex)
+        place, vertex = place[kept], vertex[kept]
+        first = np.searchsorted(place, np.arange(len(homes) + 1))
+        if not ask.order:
+            keys = self.keys[vertex]
+            by_key = np.lexsort((keys, place))
+            self._as_fluxion_sorts(keys, by_key, first)
+            place, vertex = place[by_key], vertex[by_key]
+        return place, np.arange(len(place)) - first[place], vertex
+
+    def _as_fluxion_sorts(self, keys: IntArray, order: IntArray, first: IntArray) -> None:
+        """Put right the order of equal keys in homes with so many that a sort is not stable."""
+        ranked = keys[order]
+        if (ranked[1:] != ranked[:-1]).all():
+            return
+        for low, high in zip(first[:-1].tolist(), first[1:].tolist(), strict=True):
+            if high - low > 16:
+                order[low:high] = low + preferred(keys[low:high])
 
 
 _ROOT = np.zeros(1, dtype=np.int64)

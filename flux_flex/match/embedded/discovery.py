@@ -1,0 +1,250 @@
+"""Discovery: what the policy ``first`` meets before it stops looking.
+
+Fluxion's ``first`` walks the graph in an order that learns: below each vertex it visits first the
+children that no job has touched yet, then those that had the most cores free when a job last came
+by, and of equals the one that was read last. It stops as soon as it has as many as are asked for,
+and only then compares scores. So its answer is the best of what this walk meets.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from flux_flex.match.embedded.planner import IDLE, OWN
+from flux_flex.match.embedded.policies import preferred
+from flux_flex.match.embedded.request import Ask
+from flux_flex.model.graph import BoolArray, IntArray, ResourceGraph
+from flux_flex.model.jobspec import MAX_COUNT
+
+_UNTOUCHED = 1 << 62
+
+_Key = tuple[int, int, int]
+
+
+class Order:
+    """The order in which the children of each vertex are visited."""
+
+    def __init__(self, graph: ResourceGraph) -> None:
+        self._graph = graph
+        self._unchanged: dict[int, list[int]] = {}
+        self._weight: dict[int, int] = {}
+        self._learnt: dict[int, list[_Key]] = {}
+
+    def copy(self) -> Order:
+        """An order that is the same now and then learns by itself."""
+        twin = Order(self._graph)
+        twin._unchanged = self._unchanged
+        twin._weight = dict(self._weight)
+        twin._learnt = {vertex: list(below) for vertex, below in self._learnt.items()}
+        return twin
+
+    def children(self, vertex: int) -> Iterable[int]:
+        """The children of a vertex in the order of visits."""
+        learnt = self._learnt.get(vertex)
+        if learnt is not None:
+            return [key[2] for key in learnt] if len(learnt) < 64 else _vertices(learnt)
+        known = self._unchanged.get(vertex)
+        if known is None:
+            uniq_id = self._graph.uniq_id
+            known = sorted(self._graph.children(vertex), key=lambda v: -int(uniq_id[v]))
+            self._unchanged[vertex] = known
+        return known
+
+    def touch(self, vertex: int, free: int) -> None:
+        """A job came by, and left so much free: visited accordingly from now on."""
+        parent = int(self._graph.parent[vertex])
+        if parent < 0:
+            return
+        below = self._learnt.get(parent)
+        if below is None:
+            below = self._learnt[parent] = [self._key(child) for child in self.children(parent)]
+        del below[bisect_left(below, self._key(vertex))]
+        self._weight[vertex] = free
+        insort(below, self._key(vertex))
+
+    def _key(self, vertex: int) -> _Key:
+        weight = self._weight.get(vertex, _UNTOUCHED)
+        return -weight, -int(self._graph.uniq_id[vertex]), vertex
+
+
+def _vertices(keys: list[_Key]) -> Iterator[int]:
+    return (key[2] for key in keys)
+
+
+@dataclass(slots=True)
+class Found:
+    """Something that was met: a vertex, or a slot (-1) made of ``parts``.
+
+    ``amount`` is what it counts for, ``key`` what the policy compares, the smallest first.
+    ``parts`` are what was chosen below it, with the ask that each serves.
+    """
+
+    amount: int
+    key: int
+    vertex: int = -1
+    parts: list[tuple[Ask, Found]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """What was met for one ask so far, and how it counts towards enough.
+
+    One child's yield is a bundle: a share is complete when the bundles since the last one amount
+    to ``per_share``, and what is over does not count for the next.
+    """
+
+    ask: Ask
+    per_share: int
+    found: list[Found] = field(default_factory=list)
+    total: int = 0
+    counted: int = 0
+    towards: int = 0
+    shares: int = 0
+
+    def add(self, found: Found) -> None:
+        self.found.append(found)
+        self.total += found.amount
+
+    def close_bundle(self) -> None:
+        self.towards += self.total - self.counted
+        self.counted = self.total
+        if self.towards >= self.per_share:
+            self.shares += 1
+            self.towards = 0
+
+
+class Discovery:
+    """One walk over one state, for one request."""
+
+    def __init__(
+        self,
+        state: IntArray,
+        graph: ResourceGraph,
+        order: Order,
+        keys: IntArray,
+        eligible: BoolArray | None,
+    ) -> None:
+        self._state = state
+        self._graph = graph
+        self._order = order
+        self._keys = keys
+        self._eligible = eligible
+
+    def choose(self, asks: tuple[Ask, ...]) -> list[tuple[Ask, Found]] | None:
+        """What serves ``asks``, or None where the walk does not meet enough."""
+        gathered = _gathering(asks)
+        self._visit(0, gathered)
+        return _best(gathered)
+
+    def _visit(self, vertex: int, gathered: list[_Gathered]) -> None:
+        """Meet a vertex: add what it gives, or go on below it."""
+        if self._state[OWN, vertex] <= 0:
+            return
+        if self._eligible is not None and not self._eligible[vertex]:
+            return
+        kind = self._graph.type_of[vertex]
+        for one in gathered:
+            ask = one.ask
+            if ask.is_slot:
+                if vertex in ask.home_set:
+                    self._add_slots(vertex, one)
+                    return
+            elif ask.code == kind:
+                found = self._serve(vertex, ask)
+                if found is not None:
+                    one.add(found)
+                return
+        if self._graph.end[vertex] > vertex + 1:
+            self._explore(vertex, gathered, 1)
+
+    def _explore(self, vertex: int, gathered: list[_Gathered], shares: int) -> None:
+        """Visit children until each ask has ``shares`` times what it wants."""
+        here = [_Gathered(one.ask, one.per_share) for one in gathered]
+        kind_of = self._graph.type_of
+        enough: set[int] = set()
+        for child in self._order.children(vertex):
+            if enough and int(kind_of[child]) in enough:
+                continue
+            self._visit(child, here)
+            for one in here:
+                one.close_bundle()
+                if one.shares >= shares:
+                    enough.add(one.ask.code)
+            if all(one.shares >= shares for one in here):
+                break
+        for one, mine in zip(gathered, here, strict=True):
+            for found in mine.found:
+                one.add(found)
+
+    def _serve(self, vertex: int, ask: Ask) -> Found | None:
+        """The vertex for an ask of its own type, with what is chosen below it."""
+        if ask.exclusive and self._state[IDLE, vertex] != 0:
+            return None
+        key = int(self._keys[vertex])
+        if ask.row >= 0:
+            return Found(int(self._state[OWN, vertex]), key, vertex)
+        gathered = _gathering(ask.children)
+        inner = [one for one in gathered if not one.ask.is_slot]
+        for one in gathered:
+            if one.ask.is_slot:
+                self._add_slots(vertex, one)
+        if inner:
+            self._explore(vertex, inner, 1)
+        parts = _best(gathered)
+        return None if parts is None else Found(1, key, vertex, parts)
+
+    def _add_slots(self, vertex: int, slots: _Gathered) -> None:
+        """The slots that can be made of what is met below a vertex."""
+        contents = _gathering(slots.ask.children)
+        self._explore(vertex, contents, slots.per_share)
+        for made in zip(*(_bundles(one) for one in contents), strict=False):
+            parts = [
+                (one.ask, found)
+                for one, bundle in zip(contents, made, strict=True)
+                for found in bundle
+            ]
+            slots.add(Found(1, sum(found.key for _, found in parts), -1, parts))
+
+
+def _gathering(asks: Sequence[Ask]) -> list[_Gathered]:
+    return [_Gathered(ask, ask.count.largest_within(MAX_COUNT)) for ask in asks]
+
+
+def _bundles(content: _Gathered) -> Iterator[list[Found]]:
+    """As much as one slot wants of its content at a time, the preferred first."""
+    bundle: list[Found] = []
+    amount = 0
+    for found in _ranked(content.found):
+        bundle.append(found)
+        amount += found.amount
+        if amount >= content.ask.count.least:
+            yield bundle
+            bundle, amount = [], 0
+
+
+def _best(gathered: list[_Gathered]) -> list[tuple[Ask, Found]] | None:
+    """The best of what was met for each ask, or None if some ask got too little."""
+    parts: list[tuple[Ask, Found]] = []
+    for one in gathered:
+        wanted = one.ask.count.largest_within(one.total)
+        if not wanted:
+            return None
+        for found in _ranked(one.found):
+            if wanted <= 0:
+                break
+            parts.append((one.ask, found))
+            wanted -= found.amount
+    return parts
+
+
+def _ranked(found: list[Found]) -> list[Found]:
+    if len(found) < 2:
+        return found
+    if len(found) <= 16:
+        return sorted(found, key=lambda one: one.key)
+    keys = np.array([one.key for one in found], dtype=np.int64)
+    return [found[i] for i in preferred(keys)]
