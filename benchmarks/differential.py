@@ -24,6 +24,7 @@ from typing import Any
 from flux_flex.errors import Busy, FlexError, Unsatisfiable
 from flux_flex.match import open_matcher
 from flux_flex.match.fluxion import FLUXION_POLICIES, FluxionMatcher
+from flux_flex.match.fluxion_library import open_library
 from flux_flex.match.matcher import POLICIES, Matcher
 from flux_flex.model.graph import GraphBuilder, ResourceGraph, Vertex
 from flux_flex.model.jgf import jgf_document
@@ -217,6 +218,8 @@ def ask(matcher: Matcher, op: Op, jobids: dict[int, int], place: int) -> dict[st
         return {"status": "unsatisfiable"}
     except FlexError as error:
         return {"status": "refused", "what": error.what}
+    except Exception as error:  # noqa: BLE001 - a fault that is looked for, and shrunk
+        return {"status": "crashed", "what": repr(error)}
     jobids[place] = match.jobid
     status = "reserved" if match.reserved else "allocated"
     vertices = {path: list(held) for path, held in match.vertices.items()}
@@ -380,6 +383,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--policy", action="append", choices=BOTH, help="may be repeated")
     parser.add_argument("--show", type=int, default=5, help="differences to shrink and print")
     options = parser.parse_args(arguments)
+    try:
+        print(f"embedded and fluxion of {open_library().version}", file=sys.stderr)
+    except FlexError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
     policies = options.policy or BOTH
     tallies: dict[tuple[str, bool], Counter[str]] = {}
     shown: Counter[tuple[str, str, bool]] = Counter()

@@ -32,10 +32,11 @@ BLOCKER = 1 << 41
 class View:
     """``full`` without the levels ``folded``, at the time ``origin`` in seconds.
 
-    ``number[i]`` is the vertex of ``full`` that fluxion knows by the id i, -1 for one removed;
-    ``place[v]`` the number in ``loaded`` of the vertex v of ``full``, -1 for one folded. Ids are in
-    the order of ``uniq_id``, by which fluxion visits. ``own_id`` is fluxion's id for each job that it knows. Ids are used again, from ``spare``,
-    because fluxion remembers each for ever. ``behind``: some job held may not be known yet.
+    ``number[i]`` is the vertex of ``full`` that fluxion knows by the id i, -1 for one removed; ids
+    are in the order of ``uniq_id``, by which fluxion visits. ``place[v]`` is the number in
+    ``loaded`` of the vertex v of ``full``, -1 for one folded. ``own_id`` is fluxion's id for each
+    job that it knows; ids are used again, from ``spare``, because fluxion remembers each for ever.
+    ``behind``: some job held may not be known yet.
 
     Fluxion gives nothing *now* of what it was told is allocated at any time, be it years ahead: it
     takes it for a job that overruns. ``later`` are the jobs of which it was told so. With a

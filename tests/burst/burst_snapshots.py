@@ -118,7 +118,7 @@ def rented(
 ) -> Rented:
     """A burst with ``running`` jobs: (id, whole nodes, end)."""
     kind = kind or node_type()
-    matcher = EmbeddedMatcher(rented_graph(kind, nodes))
+    matcher = EmbeddedMatcher(rented_graph(kind, nodes), "lonode")
     for jobid, count, end in running:
         hold(matcher, jobid, count, end, ready)
     busy_until = max((end for _, _, end in running), default=ready)

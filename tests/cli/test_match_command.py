@@ -53,7 +53,9 @@ def job(folder: Path, spec: object) -> str:
 def test_request_that_fits_ends_with_0(
     tmp_path: Path, graph: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["match", job(tmp_path, nodes_job(2)), "--graph", str(graph)]) == 0
+    assert (
+        main(["match", job(tmp_path, nodes_job(2)), "--graph", str(graph), "--policy", "low"]) == 0
+    )
     out = capsys.readouterr().out
     assert "node0" in out
     assert "node1" in out
@@ -115,7 +117,16 @@ def test_unknown_policy_ends_with_3_and_the_known_ones(
 def test_policy_decides_which_nodes(
     tmp_path: Path, graph: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = ["match", job(tmp_path, nodes_job(1, 8)), "--graph", str(graph), "--format", "json"]
+    argv = [
+        "match",
+        job(tmp_path, nodes_job(1, 8)),
+        "--graph",
+        str(graph),
+        "--format",
+        "json",
+        "--policy",
+        "low",
+    ]
     assert main([*argv, "--policy", "high"]) == 0
     assert json.loads(capsys.readouterr().out)["nodes"] == ["node3"]
     assert main([*argv, "--policy", "low"]) == 0
@@ -125,7 +136,16 @@ def test_policy_decides_which_nodes(
 def test_format_r_is_read_back_as_the_cores_that_were_given(
     tmp_path: Path, graph: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = ["match", job(tmp_path, nodes_job(2)), "--graph", str(graph), "--format", "R"]
+    argv = [
+        "match",
+        job(tmp_path, nodes_job(2)),
+        "--graph",
+        str(graph),
+        "--format",
+        "R",
+        "--policy",
+        "low",
+    ]
     assert main(argv) == 0
     ranks = parse_r(json.loads(capsys.readouterr().out)).ranks
     assert [(item.rank, item.host, item.cores) for item in ranks] == [
@@ -151,7 +171,16 @@ def test_format_jgf_is_read_back_and_serves_as_a_graph(
 def test_format_json_has_paths_with_amounts(
     tmp_path: Path, graph: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = ["match", job(tmp_path, nodes_job(1, 1)), "--graph", str(graph), "--format", "json"]
+    argv = [
+        "match",
+        job(tmp_path, nodes_job(1, 1)),
+        "--graph",
+        str(graph),
+        "--format",
+        "json",
+        "--policy",
+        "low",
+    ]
     assert main(argv) == 0
     assert json.loads(capsys.readouterr().out) == {
         "at": 0,

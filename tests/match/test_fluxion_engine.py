@@ -230,11 +230,6 @@ def test_what_is_allocated_for_later_is_free_until_then(below: dict[str, Any]) -
     matcher = FluxionMatcher(sockets(1), "low")
     R = ResourceSet((RankResources(0, "node0", (0, 1), ()),)).to_r()
     matcher.update(7, R, at=100, duration=100)
-    below = (
-        ask("slot", 4, ask("core"))
-        if not more
-        else ask("slot", 2, ask("socket", 1, ask("core", 2)))
-    )
     request = spec(ask("node", 1, below), duration=50)
     assert matcher.allocate(request).at == 0
     after = matcher.reserve(request)
