@@ -55,6 +55,10 @@ class Difference:
     embedded: dict[str, Any]
     fluxion: dict[str, Any]
 
+    @property
+    def kind(self) -> tuple[str, str, str]:
+        return self.what, self.embedded["status"], self.fluxion["status"]
+
 
 # -- random cases ----------------------------------------------------------------------------------
 
@@ -265,7 +269,7 @@ def shrink(case: Case, found: Difference) -> tuple[Case, Difference]:
                 other = compare(smaller)
             except FlexError:  # no graph any more
                 continue
-            if other is not None and other.what == found.what:
+            if other is not None and other.kind == found.kind:
                 case, found = replace(smaller, ops=smaller.ops[: other.place + 1]), other
                 break
         else:

@@ -1,5 +1,6 @@
 """What holds for every graph and every run of requests: by random search."""
 
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -11,7 +12,8 @@ from match_help import ask, held_twice, plant, slot, spec
 
 from flux_flex.errors import Busy, Unsatisfiable
 from flux_flex.match.embedded import EmbeddedMatcher
-from flux_flex.match.embedded.planner import Planner
+from flux_flex.match.embedded.planner import CORE, IDLE, LISTED, OWN, Planner
+from flux_flex.match.embedded.policies import POLICIES
 from flux_flex.model.graph import ResourceGraph
 
 few = settings(
@@ -71,7 +73,7 @@ resources = st.one_of(
 )
 durations = st.sampled_from([0, 10, 10, 20, 35])
 specs = st.builds(lambda items, t: spec(*items, duration=t), resources, durations)
-policies = st.sampled_from(["first", "low", "high"])
+policies = st.sampled_from(sorted(POLICIES))
 steps = st.lists(
     st.tuples(st.sampled_from(["allocate", "reserve", "reserve", "cancel", "advance"]), specs,
               st.integers(0, 30)),
@@ -108,25 +110,32 @@ def state_of(planner: Planner) -> np.ndarray:
     """The state as it follows from the spans alone, counted vertex by vertex."""
     graph = planner.graph
     state = planner.full.copy()
-    state[0] = 0
+    state[IDLE] = 0
     for span in planner.spans.values():
         if not span.start <= planner.now < span.end:
             continue
         taken = [
-            (v, int(n)) for v, n in zip(span.claims.vertices, span.claims.amounts, strict=True)
+            (int(v), int(n))
+            for v, n in zip(span.claims.vertices, span.claims.amounts, strict=True)
         ]
         for v in span.claims.whole:
             taken += [(u, int(graph.size[u])) for u in range(v, graph.end[v])]
         for v, amount in taken:
-            state[1, v] -= amount
-            above = int(v)
-            while above >= 0:
-                state[0, above] -= 1
-                row = planner.leaf_row.get(graph.type_name(v))
-                if row is not None:
-                    state[row, above] -= amount
-                above = int(graph.parent[above])
+            state[OWN, v] -= amount
+            kind = graph.type_name(v)
+            for above in upwards(graph, v):
+                state[IDLE, above] -= 1
+                if kind in planner.leaf_row:
+                    state[planner.leaf_row[kind], above] -= amount
+                if kind == CORE and v not in span.claims.unlisted:
+                    state[LISTED, above] -= amount
     return state
+
+
+def upwards(graph: ResourceGraph, vertex: int) -> Iterator[int]:
+    while vertex >= 0:
+        yield vertex
+        vertex = int(graph.parent[vertex])
 
 
 @few
@@ -141,7 +150,7 @@ def test_nothing_is_given_twice_at_one_time(graph, policy, steps):
 def test_the_state_is_what_the_spans_take(graph, policy, steps):
     planner = Run(graph, policy).do(steps).matcher._planner
     np.testing.assert_array_equal(planner.state, state_of(planner))
-    assert (planner.state[1:] >= 0).all()
+    assert (planner.state[OWN:] >= 0).all()
 
 
 @few
@@ -201,7 +210,7 @@ def test_each_job_starts_when_it_was_told_and_nothing_is_short(graph, policy, st
     planner = run.matcher._planner
     for start in sorted({at for at, _ in told.values() if at > planner.now}):
         planner.advance(start)
-        assert (planner.state[1:] >= 0).all()
+        assert (planner.state[OWN:] >= 0).all()
         for jobid, (at, _) in told.items():
             if jobid in planner.spans:
                 assert planner.spans[jobid].start == at

@@ -9,7 +9,7 @@ and only then compares scores. So its answer is the best of what this walk meets
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +21,9 @@ from flux_flex.model.graph import BoolArray, IntArray, ResourceGraph
 from flux_flex.model.jobspec import MAX_COUNT
 
 _UNTOUCHED = 1 << 62
+
+# So many visits cost about as much as counting the supply of the whole graph.
+_PATIENCE = 48
 
 _Key = tuple[int, int, int]
 
@@ -117,6 +120,10 @@ class _Gathered:
             self.towards = 0
 
 
+class _InVain(Exception):
+    """There is not enough in the whole graph."""
+
+
 class Discovery:
     """One walk over one state, for one request."""
 
@@ -127,21 +134,34 @@ class Discovery:
         order: Order,
         keys: IntArray,
         eligible: BoolArray | None,
+        possible: Callable[[], bool],
     ) -> None:
         self._state = state
         self._graph = graph
         self._order = order
         self._keys = keys
         self._eligible = eligible
+        self._possible = possible
+        self._visits = 0
 
     def choose(self, asks: tuple[Ask, ...]) -> list[tuple[Ask, Found]] | None:
-        """What serves ``asks``, or None where the walk does not meet enough."""
+        """What serves ``asks``, or None where the walk does not meet enough.
+
+        A walk that has not ended after a while may be one that meets the whole graph in vain, so
+        then it is asked once whether there is enough at all.
+        """
         gathered = _gathering(asks)
-        self._visit(0, gathered)
+        try:
+            self._visit(0, gathered)
+        except _InVain:
+            return None
         return _best(gathered)
 
     def _visit(self, vertex: int, gathered: list[_Gathered]) -> None:
         """Meet a vertex: add what it gives, or go on below it."""
+        self._visits += 1
+        if self._visits == _PATIENCE and not self._possible():
+            raise _InVain
         if self._state[OWN, vertex] <= 0:
             return
         if self._eligible is not None and not self._eligible[vertex]:

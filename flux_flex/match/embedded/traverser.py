@@ -93,13 +93,17 @@ class Traversal:
         return self._whole_nodes(choice) if self.policy.whole_nodes else choice
 
     def _discover(self, order: Order) -> Choice | None:
-        walk = Discovery(self.state, self.graph, order, self.keys, self.eligible)
+        walk = Discovery(self.state, self.graph, order, self.keys, self.eligible, self._has_enough)
         parts = walk.choose(self.request.asks)
         if parts is None:
             return None
         choice = Choice()
         self._take_found(parts, choice)
         return choice
+
+    def _has_enough(self) -> bool:
+        """Whether each ask at the top could be served, for all that the others want."""
+        return all(int(self.supply(ask).sum()) >= ask.count.least for ask in self.request.asks)
 
     def _take_found(self, parts: list[tuple[Ask, Found]], choice: Choice) -> None:
         """Take what a discovery chose, those of one ask together."""
