@@ -88,7 +88,7 @@ def scenario(jobs: int, seed: int, policy: str) -> Scenario:
         submissions=tuple(submissions),
         queue_policy=policy,  # type: ignore[arg-type]
         queue_depth=32,
-        match_policy="first",
+        match_policy="lonode",
         horizon_s=None,
         epoch_s=0.0,
         burst=parse_burst_config(BURST),

@@ -94,7 +94,7 @@ class ScenarioFile(BaseModel):
     queue: QueueFiles = Field(description="the queue: jobs and jobspecs, or submissions")
     match_policy: Literal[
         "first", "low", "high", "lonode", "hinode", "lonodex", "hinodex", "topology"
-    ] = Field(default="first", description="which of several free nodes to prefer, as in fluxion")
+    ] = Field(default="lonode", description="which of several free nodes to prefer, as in fluxion")
     horizon: Duration | None = Field(
         default=None, description="when to stop, after the start; default: when all jobs ended"
     )

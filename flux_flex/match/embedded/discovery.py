@@ -152,12 +152,12 @@ class Discovery:
         """
         gathered = _gathering(asks)
         try:
-            self._visit(0, gathered)
+            self._visit(0, gathered, 1)
         except _InVain:
             return None
         return _best(gathered)
 
-    def _visit(self, vertex: int, gathered: list[_Gathered]) -> None:
+    def _visit(self, vertex: int, gathered: list[_Gathered], shares: int) -> None:
         """Meet a vertex: add what it gives, or go on below it."""
         self._visits += 1
         if self._visits == _PATIENCE and not self._possible():
@@ -179,7 +179,7 @@ class Discovery:
                     one.add(found)
                 return
         if self._graph.end[vertex] > vertex + 1:
-            self._explore(vertex, gathered, 1)
+            self._explore(vertex, gathered, shares)
 
     def _explore(self, vertex: int, gathered: list[_Gathered], shares: int) -> None:
         """Visit children until each ask has ``shares`` times what it wants."""
@@ -189,7 +189,7 @@ class Discovery:
         for child in self._order.children(vertex):
             if enough and int(kind_of[child]) in enough:
                 continue
-            self._visit(child, here)
+            self._visit(child, here, shares)
             for one in here:
                 one.close_bundle()
                 if one.shares >= shares:
@@ -205,8 +205,10 @@ class Discovery:
         if ask.exclusive and self._state[IDLE, vertex] != 0:
             return None
         key = int(self._keys[vertex])
-        if ask.row >= 0:
+        if not ask.children:
             return Found(int(self._state[OWN, vertex]), key, vertex)
+        if not self._has(vertex, ask):
+            return None
         gathered = _gathering(ask.children)
         inner = [one for one in gathered if not one.ask.is_slot]
         for one in gathered:
@@ -217,8 +219,15 @@ class Discovery:
         parts = _best(gathered)
         return None if parts is None else Found(1, key, vertex, parts)
 
+    def _has(self, vertex: int, ask: Ask) -> bool:
+        """Whether there is as much free below a vertex as one of ``ask`` takes: a look at a few
+        sums saves the walk below a vertex that is full."""
+        return all(self._state[row, vertex] >= need for row, need in ask.needs)
+
     def _add_slots(self, vertex: int, slots: _Gathered) -> None:
         """The slots that can be made of what is met below a vertex."""
+        if not self._has(vertex, slots.ask):
+            return
         contents = _gathering(slots.ask.children)
         self._explore(vertex, contents, slots.per_share)
         for made in zip(*(_bundles(one) for one in contents), strict=False):

@@ -34,7 +34,8 @@ class Ask:
     children compete for what they take, so that their supplies must not be counted apart.
     ``order``: 1 where the preferred candidates of every home come first in the graph, -1 where they
     come last, 0 for neither. ``code`` numbers the type in the graph, -1 where it is not there.
-    ``home_set``: the homes of a slot at the top.
+    ``needs`` are the least amounts by row that one takes. ``home_set``: the homes of a slot at
+    the top.
     """
 
     count: Count
@@ -42,6 +43,7 @@ class Ask:
     exclusive: bool
     whole: bool
     row: int
+    needs: tuple[tuple[int, int], ...]
     candidates: IntArray
     homes: IntArray
     low: IntArray
@@ -107,7 +109,7 @@ def compile_request(jobspec: Jobspec, basis: Basis) -> Request:
         contested=contested,
         competing=contested or any(_competing(ask) for ask in asks),
         eligible=_eligible(jobspec.constraint, basis.graph),
-        needs=_needs(asks, basis.leaf_row, basis.totals),
+        needs=_sum_of_needs(asks),
         duration_s=jobspec.duration_s,
     )
 
@@ -125,14 +127,20 @@ def _compile(
         for child in item.children
     )
     low = np.searchsorted(candidates, homes if at_top else homes + 1)
+    row = basis.leaf_row.get(item.type, -1)
+    exclusive = bool(item.exclusive) or in_slot  # RFC 14: a slot's contents are its tasks' alone
+    needs = dict(_sum_of_needs(children)) if row < 0 else {row: 1}
+    if row < 0 and exclusive and not item.is_slot:
+        for other, need in _whole(candidates, basis).items():
+            needs[other] = max(need, needs.get(other, 0))
     return Ask(
         count=item.count,
         is_slot=item.is_slot,
-        # RFC 14: what a slot holds is given to its tasks alone.
-        exclusive=bool(item.exclusive) or in_slot,
+        exclusive=exclusive,
         whole=bool(item.exclusive),
         code=graph.types.index(item.type) if item.type in graph.types else -1,
-        row=basis.leaf_row.get(item.type, -1),
+        row=row,
+        needs=tuple(needs.items()),
         candidates=candidates,
         homes=homes,
         low=low,
@@ -235,25 +243,19 @@ def _eligible(constraint: Constraint | None, graph: ResourceGraph) -> BoolArray 
     return eligible
 
 
-def _needs(
-    asks: tuple[Ask, ...], leaf_row: Mapping[str, int], totals: IntArray
-) -> tuple[tuple[int, int], ...]:
-    """Lower bounds by row: a quick no, at each time that is tried, for what cannot fit."""
-    rows = tuple(leaf_row.values())
-    least = [
-        sum(column) for column in zip(*(_need(ask, rows, totals) for ask in asks), strict=True)
-    ]
-    return tuple((row, need) for row, need in zip(rows, least, strict=True) if need)
+def _sum_of_needs(asks: tuple[Ask, ...]) -> tuple[tuple[int, int], ...]:
+    """The least amounts by row that all of ``asks`` take together."""
+    least: dict[int, int] = {}
+    for ask in asks:
+        for row, need in ask.needs:
+            least[row] = least.get(row, 0) + need * ask.count.least
+    return tuple(least.items())
 
 
-def _need(ask: Ask, rows: tuple[int, ...], totals: IntArray) -> list[int]:
-    """The least amounts by row that ``ask`` takes, counting all of an exclusive vertex."""
-    below = [0] * len(rows)
-    for child in ask.children:
-        below = [a + b for a, b in zip(below, _need(child, rows, totals), strict=True)]
-    if ask.row >= 0:
-        below[rows.index(ask.row)] += 1
-    elif ask.exclusive and ask.candidates.size:
-        held = totals[list(rows)][:, ask.candidates].min(axis=1).tolist()
-        below = [max(a, b) for a, b in zip(below, held, strict=True)]
-    return [amount * ask.count.least for amount in below]
+def _whole(candidates: IntArray, basis: Basis) -> dict[int, int]:
+    """The least amounts by row that any of some vertices has, when it is taken whole."""
+    if not candidates.size:
+        return {}
+    rows = list(basis.leaf_row.values())
+    held = basis.totals[rows][:, candidates].min(axis=1).tolist()
+    return {row: need for row, need in zip(rows, held, strict=True) if need}
