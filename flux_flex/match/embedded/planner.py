@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -58,7 +59,7 @@ class Claims:
     unlisted: IntArray = field(default_factory=lambda: _NO_VERTICES)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False)
 class Span:
     """What one job holds from ``start`` until ``end`` (seconds; inf for no limit)."""
 
@@ -103,6 +104,8 @@ class Planner:
         self._serial = 0
         self.version = 0  # counts changes: answers kept for a version stay true within it
         self._changes: deque[IntArray] = deque(maxlen=_REMEMBERED)
+        self._unit = bool((graph.size == 1).all())
+        self._owned: WeakKeyDictionary[Span, tuple[IntArray, IntArray]] = WeakKeyDictionary()
 
     def fork(self) -> Planner:
         """A planner that starts from this one's state and then goes its own way."""
@@ -115,6 +118,7 @@ class Planner:
         twin._events = list(self._events)
         twin._serial, twin.version = self._serial, self.version
         twin._changes = self._changes.copy()
+        twin._unit, twin._owned = self._unit, self._owned
         return twin
 
     @property
@@ -373,7 +377,7 @@ class Planner:
         if all(event[1] == _END for event in window):
             yield
             return
-        more = self._peak(window)
+        more = self._taken_anew(window) if self._unit else self._peak(window)
         if not more.vertices.size:
             yield
             return
@@ -390,23 +394,36 @@ class Planner:
         An end within the window has given nothing back in the state yet. So a vertex whose peak
         is not above zero is only taken again after it was given back, and nothing more is lost.
         """
-        own = {id(span): self._own(span.claims) for _, _, _, span in window}
-        vertices = np.unique(np.concatenate([v for v, _ in own.values()]))
+        vertices = np.unique(np.concatenate([self._own(span)[0] for _, _, _, span in window]))
         held = np.zeros((2, len(vertices)), dtype=np.int64)  # amounts, and numbers of claims
         peak = held.copy()
         for _, kind, _, span in window:
-            mine, amounts = own[id(span)]
+            mine, amounts = self._own(span)
             place = np.searchsorted(vertices, mine)
             held[:, place] += amounts if kind == _START else -amounts
             np.maximum(peak, held, out=peak)
         more = peak.any(axis=0)
         return Claims(np.zeros(0, dtype=np.int64), vertices[more], peak[0, more])
 
-    def _own(self, claims: Claims) -> tuple[IntArray, IntArray]:
-        """Every vertex that claims take, and (amount of it, 1), shape (2, n)."""
-        inside = expand(claims.whole, self.graph.end[claims.whole])
-        amounts = np.concatenate((self.graph.size[inside], claims.amounts))
-        return np.concatenate((inside, claims.vertices)), np.stack((amounts, np.ones_like(amounts)))
+    def _taken_anew(self, window: list[_Event]) -> Claims:
+        """The same where every size is 1: what is free at first and taken by any span is lost."""
+        begins = [self._own(span) for _, kind, _, span in window if kind == _START]
+        if any((amounts[0] == 0).any() for _, amounts in begins):
+            return self._peak(window)  # a shared vertex is in use, but not taken
+        vertices = np.concatenate([mine for mine, _ in begins])
+        vertices = np.unique(vertices[self.state[OWN, vertices] > 0])
+        return Claims(_NO_VERTICES, vertices, np.ones_like(vertices))
+
+    def _own(self, span: Span) -> tuple[IntArray, IntArray]:
+        """Every vertex that a span takes, and (amount of it, 1), shape (2, n)."""
+        known = self._owned.get(span)
+        if known is None:
+            claims = span.claims
+            inside = expand(claims.whole, self.graph.end[claims.whole])
+            amounts = np.concatenate((self.graph.size[inside], claims.amounts))
+            vertices = np.concatenate((inside, claims.vertices))
+            known = self._owned[span] = vertices, np.stack((amounts, np.ones_like(amounts)))
+        return known
 
 
 def _when(event: tuple[float, int] | _Event) -> tuple[float, int]:
