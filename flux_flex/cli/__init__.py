@@ -138,6 +138,11 @@ def _add_match(parser: argparse.ArgumentParser) -> None:
         help="an R of what is in use, repeatable",
     )
     parser.add_argument(
+        "--engine",
+        default="auto",
+        help="embedded, fluxion, or auto: fluxion where it is installed, else embedded",
+    )
+    parser.add_argument(
         "--policy",
         default="first",
         help="match policy: first, low, high, lonode, hinode, lonodex, hinodex, topology",

@@ -25,7 +25,9 @@ _FOLD_FROM = 4
 
 def run(options: argparse.Namespace) -> int:
     """Run the command: 0, or Busy, Unsatisfiable or BadInput."""
-    matcher = open_matcher(_graph(Path(options.graph)), policy=options.policy)
+    matcher = open_matcher(
+        _graph(Path(options.graph)), engine=options.engine, policy=options.policy
+    )
     for number, name in enumerate(options.busy, start=1):
         resources = _mapping(read_json(Path(name)), name)
         try:

@@ -331,6 +331,19 @@ def open_library(path: Path | None = None) -> Library:
     )
 
 
+def available() -> Library | None:
+    """The library, or None where this machine has none.
+
+    Raises FlexError where FLUX_FLEX_LIBREAPI names a file that cannot be loaded.
+    """
+    try:
+        return open_library()
+    except FlexError:
+        if os.environ.get("FLUX_FLEX_LIBREAPI"):
+            raise
+        return None
+
+
 # A library stays loaded until the process ends, so it is bound once.
 _loaded = lru_cache(maxsize=None)(Library)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -16,8 +16,12 @@ from flux_flex.model.jgf import jgf_document, parse_jgf, paths_of
 from flux_flex.model.jobspec import Jobspec
 from flux_flex.model.rv1 import RankResources, ResourceSet
 
+if TYPE_CHECKING:
+    from flux_flex.match.live import Rpc
+
 POLICIES = ("first", "low", "high", "lonode", "hinode", "lonodex", "hinodex", "topology")
-ENGINES = ("auto", "embedded")
+ENGINES = ("auto", "live", "fluxion", "embedded")
+KNOWN_TO_FLUXION = POLICIES[:-1]
 
 JobspecLike = Jobspec | Mapping[str, object] | str
 GraphLike = ResourceGraph | Mapping[str, object] | str | Path
@@ -151,19 +155,51 @@ class Matcher(Protocol):
         ...
 
 
-def open_matcher(graph: GraphLike, *, engine: str = "auto", policy: str = "first") -> Matcher:
+def open_matcher(
+    graph: GraphLike | None = None,
+    *,
+    engine: str = "auto",
+    policy: str = "first",
+    instance: Rpc | None = None,
+) -> Matcher:
     """Open a matcher over a graph: a ResourceGraph, or JGF as a mapping, as text or by path.
 
-    Raises BadInput for an unreadable graph and for unknown engines and policies.
+    ``engine`` is ``embedded``, ``fluxion`` (the library on this machine), ``live`` (the running
+    ``instance``, whose graph it is) or ``auto``: live inside an instance with fluxion where no
+    graph is given, else fluxion where its library is found, else embedded.
+
+    Raises BadInput for an unreadable graph and for unknown engines and policies, FlexError where
+    the engine that is asked for is not there.
     """
     if engine not in ENGINES:
         raise BadInput(f"unknown engine {engine!r}", "engine", f"use one of {', '.join(ENGINES)}")
     if policy not in POLICIES:
         raise BadInput(f"unknown policy {policy!r}", "policy", f"use one of {', '.join(POLICIES)}")
-    # Imported here: whoever only wants the types does not pay for numpy's engine.
+    # Engines are imported where they are chosen: each brings what only it needs.
+    if engine == "live" or (engine == "auto" and graph is None):
+        return _open_live(engine, instance)
+    if graph is None:
+        raise BadInput("no graph", "graph", "give a graph, or ask a running instance")
+    if engine == "fluxion" or (engine == "auto" and policy in KNOWN_TO_FLUXION):
+        from flux_flex.match.fluxion import FluxionMatcher
+        from flux_flex.match.fluxion_library import available
+
+        if engine == "fluxion" or available() is not None:
+            return FluxionMatcher(read_graph(graph), policy)
     from flux_flex.match.embedded import EmbeddedMatcher
 
     return EmbeddedMatcher(read_graph(graph), policy)
+
+
+def _open_live(engine: str, instance: Rpc | None) -> Matcher:
+    from flux_flex.match.live import FLUXION, open_live
+
+    if instance is None:
+        what = "no running instance" if engine == "live" else "neither a graph nor an instance"
+        raise BadInput(what, "engine", "give a graph, or run inside an instance")
+    if engine == "auto" and FLUXION not in instance.modules():
+        raise BadInput("this instance has no fluxion", "engine", "ask with engine live")
+    return open_live(instance)
 
 
 def read_graph(graph: GraphLike) -> ResourceGraph:

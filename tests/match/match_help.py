@@ -5,6 +5,7 @@ from typing import Any
 
 from flux_flex.match.embedded import EmbeddedMatcher
 from flux_flex.match.embedded.engine import Match
+from flux_flex.match.embedded.policies import POLICIES
 from flux_flex.model.graph import GraphBuilder, ResourceGraph, Vertex
 
 Tree = Mapping[str, Any]
@@ -61,6 +62,12 @@ def _grow(builder: GraphBuilder, above: int, tree: Tree) -> None:
             rank = number if kind == "node" else -1
             child = builder.add(Vertex(kind, key, number, rank=rank, properties=held), above)
             _grow(builder, child, {k: v for k, v in below.items() if k != "properties"})
+
+
+def embedded(graph: ResourceGraph, policy: str = "lonode") -> EmbeddedMatcher:
+    """The embedded engine, wherever the test runs; it fills node0, core by core, then node1."""
+    assert policy in POLICIES
+    return EmbeddedMatcher(graph, policy)
 
 
 def nodes(n: int, **below: Any) -> ResourceGraph:

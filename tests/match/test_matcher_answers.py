@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from match_help import ask, cores, names, nodes, plant, slot, spec, vertex, whole_nodes
+from match_help import ask, cores, embedded, names, nodes, plant, slot, spec, vertex, whole_nodes
 
 from flux_flex.errors import BadInput
 from flux_flex.match import Busy, Unsatisfiable, open_matcher
@@ -42,25 +42,25 @@ MIXED = {
 )
 @pytest.mark.parametrize("wants", [slot(1, ask("core")), ask("node", 1, exclusive=True)])
 def test_a_constraint_leaves_nodes_out(constraint, host, wants):
-    match = open_matcher(plant(MIXED)).allocate(spec(wants, constraints=constraint))
+    match = embedded(plant(MIXED)).allocate(spec(wants, constraints=constraint))
     assert match.hosts == [host]
 
 
 def test_a_constraint_that_no_node_meets_is_unsatisfiable():
     with pytest.raises(Unsatisfiable):
-        open_matcher(plant(MIXED)).allocate(whole_nodes(1, constraints={"properties": ["tpu"]}))
+        embedded(plant(MIXED)).allocate(whole_nodes(1, constraints={"properties": ["tpu"]}))
     with pytest.raises(Unsatisfiable):
-        open_matcher(plant(MIXED)).allocate(whole_nodes(3, constraints={"properties": ["efa"]}))
+        embedded(plant(MIXED)).allocate(whole_nodes(3, constraints={"properties": ["efa"]}))
 
 
 def test_a_constraint_counts_cores_outside_of_nodes_too():
     graph = plant({"cluster": {"core": 1, "node0": {"core": 1}}})
-    match = open_matcher(graph).allocate(spec(ask("core", 1), constraints={"properties": ["efa"]}))
+    match = embedded(graph).allocate(spec(ask("core", 1), constraints={"properties": ["efa"]}))
     assert names(match) == {"core0"}
 
 
 def test_nothing_starts_on_a_node_that_is_down():
-    matcher = open_matcher(nodes(2, core=1))
+    matcher = embedded(nodes(2, core=1))
     matcher.mark([1], up=False)
     assert matcher.allocate(cores(1)).hosts == ["node1"]
     with pytest.raises(Busy):
@@ -71,7 +71,7 @@ def test_nothing_starts_on_a_node_that_is_down():
 
 
 def test_a_constraint_and_a_node_that_is_down_leave_the_rest():
-    matcher = open_matcher(plant(MIXED))
+    matcher = embedded(plant(MIXED))
     matcher.mark([vertex(matcher.graph, "node1")], up=False)
     match = matcher.allocate(spec(slot(1, ask("core")), constraints={"properties": ["efa"]}))
     assert match.hosts == ["node2"]
@@ -79,7 +79,7 @@ def test_a_constraint_and_a_node_that_is_down_leave_the_rest():
 
 def test_a_rack_with_a_node_that_is_down_is_not_given_whole():
     rack = {"node0": {"core": 1}, "node1": {"core": 1}}
-    matcher = open_matcher(plant({"cluster": {"rack0": rack, "rack1": {"node2": {"core": 1}}}}))
+    matcher = embedded(plant({"cluster": {"rack0": rack, "rack1": {"node2": {"core": 1}}}}))
     matcher.mark([vertex(matcher.graph, "node1")], up=False)
     match = matcher.allocate(spec(ask("rack", 1, exclusive=True)))
     assert "rack1" in names(match)
@@ -87,7 +87,7 @@ def test_a_rack_with_a_node_that_is_down_is_not_given_whole():
 
 
 def test_only_whole_nodes_go_down():
-    matcher = open_matcher(nodes(1, core=2))
+    matcher = embedded(nodes(1, core=2))
     with pytest.raises(BadInput, match="a part of a node"):
         matcher.mark([2], up=False)
 
@@ -100,18 +100,18 @@ def test_only_whole_nodes_go_down():
     [("first", "node2", "core0"), ("low", "node0", "core0"), ("high", "node2", "core0")],
 )
 def test_a_policy_prefers_by_number(policy, host, core):
-    match = open_matcher(plant(NUMBERED_BACKWARDS), policy=policy).allocate(whole_nodes(1))
+    match = embedded(plant(NUMBERED_BACKWARDS), policy=policy).allocate(whole_nodes(1))
     assert match.hosts == [host]
 
 
 @pytest.mark.parametrize(("policy", "core"), [("first", 0), ("low", 0), ("high", 3)])
 def test_a_policy_prefers_by_number_within_a_node(policy, core):
-    match = open_matcher(nodes(1, core=4), policy=policy).allocate(cores(1))
+    match = embedded(nodes(1, core=4), policy=policy).allocate(cores(1))
     assert names(match) == {"node0", f"node0/core{core}"}
 
 
 def test_equal_numbers_are_taken_in_the_order_of_the_graph():
-    match = open_matcher(nodes(3, core=2), policy="low").allocate(cores(3))
+    match = embedded(nodes(3, core=2), policy="low").allocate(cores(3))
     assert {name for name in names(match) if "core" in name} == {
         "node0/core0",
         "node1/core0",
@@ -124,9 +124,9 @@ def test_equal_numbers_are_taken_in_the_order_of_the_graph():
 
 def test_sockets_that_a_request_does_not_name_are_passed():
     graph = plant({"cluster": {"node0": {"socket0": {"core": 2}, "socket1": {"core": 2}}}})
-    match = open_matcher(graph).allocate(spec(ask("node", 1, slot(1, ask("core", 2)))))
+    match = embedded(graph).allocate(spec(ask("node", 1, slot(1, ask("core", 2)))))
     assert "node0/socket0/core0" in names(match)
-    assert open_matcher(graph).satisfiable(spec(ask("node", 1, slot(4, ask("core")))))
+    assert embedded(graph).satisfiable(spec(ask("node", 1, slot(4, ask("core")))))
 
 
 def test_network_layers_that_a_request_does_not_name_are_passed():
@@ -138,7 +138,7 @@ def test_network_layers_that_a_request_does_not_name_are_passed():
     )
     ranks = tuple(RankResources(i, f"n{i}", (0, 1), ()) for i in range(8))
     graph = graph_from_r(ResourceSet(ranks), network=network)
-    matcher = open_matcher(graph)
+    matcher = embedded(graph)
     four = ask("nn2", 1, ask("node", 4, exclusive=True))
     assert matcher.allocate(spec(four)).hosts == ["n0", "n1", "n2", "n3"]
     assert matcher.allocate(spec(ask("nn3", 1, ask("node", 2)))).hosts == ["n4", "n5"]
@@ -148,14 +148,14 @@ def test_network_layers_that_a_request_does_not_name_are_passed():
 
 def test_a_vertex_never_serves_as_what_it_contains():
     graph = plant({"cluster": {"box0": {"core": 1, "box1": {"core": 1}}, "box2": {"core": 2}}})
-    matcher = open_matcher(graph)
+    matcher = embedded(graph)
     assert not matcher.satisfiable(spec(ask("box", 3, exclusive=True)))
     assert not matcher.satisfiable(spec(ask("box", 1, ask("box", 1))))
     assert matcher.allocate(spec(ask("box", 2, exclusive=True))).amount("core") == 4
 
 
 def test_a_type_that_the_graph_does_not_have_is_unsatisfiable():
-    matcher = open_matcher(nodes(1, core=1))
+    matcher = embedded(nodes(1, core=1))
     for wants in (ask("tpu"), slot(1, ask("tpu")), ask("node", 1, ask("tpu", 1, ask("core")))):
         assert not matcher.satisfiable(spec(wants))
         assert not matcher.satisfiable(spec(wants, ask("core")))
@@ -170,7 +170,7 @@ def r_of(host: str, rank: int, core_ids: str, **more: str) -> dict:
 
 
 def test_an_allocation_made_elsewhere_is_held_until_it_ends():
-    matcher = open_matcher(nodes(2, core=2, gpu=1))
+    matcher = embedded(nodes(2, core=2, gpu=1))
     match = matcher.update(7, r_of("node1", 1, "0-1", gpu="0"), at=0, duration=10)
     assert names(match) == {"node1", "node1/core0", "node1/core1", "node1/gpu0"}
     assert matcher.reserve(whole_nodes(2)).at == 10
@@ -178,7 +178,7 @@ def test_an_allocation_made_elsewhere_is_held_until_it_ends():
 
 
 def test_an_allocation_that_is_over_holds_nothing():
-    matcher = open_matcher(nodes(1, core=1))
+    matcher = embedded(nodes(1, core=1))
     matcher.advance(100)
     matcher.update(7, r_of("node0", 0, "0"), at=0, duration=50)
     assert 7 not in matcher.holders
@@ -186,14 +186,14 @@ def test_an_allocation_that_is_over_holds_nothing():
 
 
 def test_an_allocation_that_began_in_the_past_ends_in_time():
-    matcher = open_matcher(nodes(1, core=1))
+    matcher = embedded(nodes(1, core=1))
     matcher.advance(100)
     matcher.update(7, r_of("node0", 0, "0"), at=60, duration=50)
     assert matcher.reserve(cores(1)).at == 110
 
 
 def test_an_allocation_of_what_is_held_is_busy_and_names_it():
-    matcher = open_matcher(nodes(1, core=2))
+    matcher = embedded(nodes(1, core=2))
     matcher.update(7, r_of("node0", 0, "0"), at=0, duration=0)
     with pytest.raises(Busy, match="/cluster0/node0/core0"):
         matcher.update(8, r_of("node0", 0, "0-1"), at=0, duration=0)
@@ -211,11 +211,11 @@ def test_an_allocation_of_what_is_held_is_busy_and_names_it():
 )
 def test_an_r_of_another_system_is_refused(given, what):
     with pytest.raises(BadInput, match=what):
-        open_matcher(nodes(1, core=2)).update(1, given, at=0, duration=0)
+        embedded(nodes(1, core=2)).update(1, given, at=0, duration=0)
 
 
 def test_an_update_of_a_job_that_holds_something_is_refused():
-    matcher = open_matcher(nodes(1, core=2))
+    matcher = embedded(nodes(1, core=2))
     matcher.update(7, r_of("node0", 0, "0"), at=0, duration=0)
     with pytest.raises(BadInput, match="job 7 holds resources already"):
         matcher.update(7, r_of("node0", 0, "1"), at=0, duration=0)
@@ -225,7 +225,7 @@ def test_an_update_of_a_job_that_holds_something_is_refused():
 
 
 def test_a_match_reads_as_r():
-    matcher = open_matcher(nodes(3, core=2, gpu=1))
+    matcher = embedded(nodes(3, core=2, gpu=1))
     matcher.advance(100)
     match = matcher.allocate(
         spec(ask("node", 2, slot(1, ask("core", 2), ask("gpu")), exclusive=True), duration=60)
@@ -239,41 +239,41 @@ def test_a_match_reads_as_r():
 
 
 def test_a_match_without_limit_reads_as_r_that_never_expires():
-    resources = parse_r(open_matcher(nodes(1, core=1)).allocate(cores(1)).to_r())
+    resources = parse_r(embedded(nodes(1, core=1)).allocate(cores(1)).to_r())
     assert resources.expiration == 0
 
 
 @pytest.mark.parametrize("wants", [ask("rack", 1), ask("node", 2)])
 def test_the_r_of_what_is_given_whole_has_all_that_is_in_it(wants):
     rack = {"node0": {"core": 2}, "node1": {"core": 1}}
-    matcher = open_matcher(plant({"cluster": {"rack0": rack}}))
+    matcher = embedded(plant({"cluster": {"rack0": rack}}))
     match = matcher.allocate(spec(slot(1, wants)))
     assert [r.cores for r in parse_r(match.to_r()).ranks] == [(0, 1), (0,)]
     assert match.hosts == ["node0", "node1"]
 
 
 def test_the_r_of_a_part_of_an_exclusive_node_has_that_part():
-    match = open_matcher(nodes(1, core=4)).allocate(spec(slot(1, ask("node", 1, ask("core", 2)))))
+    match = embedded(nodes(1, core=4)).allocate(spec(slot(1, ask("node", 1, ask("core", 2)))))
     assert [r.cores for r in parse_r(match.to_r()).ranks] == [(0, 1)]
 
 
 def test_the_r_of_a_match_can_be_told_to_another_matcher():
     graph = nodes(2, core=2)
-    match = open_matcher(graph, policy="high").allocate(cores(2, 10))
-    other = open_matcher(graph)
+    match = embedded(graph, policy="high").allocate(cores(2, 10))
+    other = embedded(graph)
     told = other.update(match.jobid, match.to_r(), match.at, match.duration_s)
     assert names(told) == names(match)
 
 
 def test_what_lies_outside_of_nodes_has_no_place_in_an_r():
-    match = open_matcher(plant({"cluster": {"core": 1, "node0": {"core": 1}}})).allocate(
+    match = embedded(plant({"cluster": {"core": 1, "node0": {"core": 1}}})).allocate(
         spec(ask("core", 2))
     )
     assert [r.cores for r in parse_r(match.to_r()).ranks] == [(0,)]
 
 
 def test_a_match_reads_as_jgf_of_the_chosen_vertices():
-    match = open_matcher(nodes(2, core=2), policy="high").allocate(cores(1))
+    match = embedded(nodes(2, core=2), policy="high").allocate(cores(1))
     graph = parse_jgf(match.to_jgf())
     assert [graph.path(v) for v in range(len(graph))] == [
         "/cluster0",
@@ -336,7 +336,7 @@ def test_unknown_engines_and_policies_are_refused_with_the_known_ones():
 
 
 def test_jobspecs_come_as_objects_mappings_and_text():
-    matcher = open_matcher(nodes(1, core=3))
+    matcher = embedded(nodes(1, core=3))
     for jobspec in (cores(1), json.dumps(cores(1)), parse_jobspec(cores(1))):
         assert matcher.allocate(jobspec).amount("core") == 1
     with pytest.raises(BadInput, match="resources"):
@@ -344,7 +344,7 @@ def test_jobspecs_come_as_objects_mappings_and_text():
 
 
 def test_many_different_requests_do_not_pile_up():
-    matcher = open_matcher(nodes(1, core=1))
+    matcher = embedded(nodes(1, core=1))
     for duration in range(1, 4200):
         matcher.satisfiable(cores(1, duration))
     assert len(matcher._compiled) <= 4096

@@ -39,6 +39,8 @@ def closest(graph: ResourceGraph, vertices: IntArray, room: IntArray, wanted: in
 
     ``vertices`` (ascending) have room in all for ``wanted`` or more; shape (n_vertices,).
     """
+    if len(vertices) == 1:  # perhaps the root, which has no edge above it
+        return np.array([wanted])
     limit = min(wanted, MAX_EXACT)
     walk = _Walk(graph, vertices, room, limit)
     share = np.zeros(len(vertices), dtype=np.int64)

@@ -14,13 +14,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from flux_flex.match.embedded.planner import IDLE, OWN
+from flux_flex.match.embedded.choice import Choice
+from flux_flex.match.embedded.planner import CORE, IDLE, OWN
 from flux_flex.match.embedded.policies import preferred
 from flux_flex.match.embedded.request import Ask
-from flux_flex.model.graph import BoolArray, IntArray, ResourceGraph
+from flux_flex.model.graph import BoolArray, IntArray, ResourceGraph, expand
 from flux_flex.model.jobspec import MAX_COUNT
 
 _UNTOUCHED = 1 << 62
+
+# The walk calls itself twice for each level. Deeper graphs, which no machine has, are not walked.
+_MAX_DEPTH = 200
 
 # So many visits cost about as much as counting the supply of the whole graph.
 _PATIENCE = 48
@@ -44,6 +48,17 @@ class Order:
         twin._weight = dict(self._weight)
         twin._learnt = {vertex: list(below) for vertex, below in self._learnt.items()}
         return twin
+
+    @staticmethod
+    def can_walk(graph: ResourceGraph) -> bool:
+        """Whether a graph is not too deep to be walked."""
+        above = np.arange(len(graph))
+        for _ in range(_MAX_DEPTH):
+            above = np.unique(graph.parent[above])
+            above = above[above >= 0]
+            if not above.size:
+                return True
+        return False
 
     def children(self, vertex: int) -> Iterable[int]:
         """The children of a vertex in the order of visits."""
@@ -134,6 +149,7 @@ class Discovery:
         order: Order,
         keys: IntArray,
         eligible: BoolArray | None,
+        up: BoolArray | None,
         possible: Callable[[], bool],
     ) -> None:
         self._state = state
@@ -141,10 +157,11 @@ class Discovery:
         self._order = order
         self._keys = keys
         self._eligible = eligible
+        self._up = up
         self._possible = possible
         self._visits = 0
 
-    def choose(self, asks: tuple[Ask, ...]) -> list[tuple[Ask, Found]] | None:
+    def choose(self, asks: tuple[Ask, ...]) -> Choice | None:
         """What serves ``asks``, or None where the walk does not meet enough.
 
         A walk that has not ended after a while may be one that meets the whole graph in vain, so
@@ -155,7 +172,14 @@ class Discovery:
             self._visit(0, gathered, 1)
         except _InVain:
             return None
-        return _best(gathered)
+        parts = _best(gathered)
+        if parts is None:
+            return None
+        choice = Choice()
+        self._take(parts, choice)
+        return choice
+
+    # -- the walk -------------------------------------------------------------------------------
 
     def _visit(self, vertex: int, gathered: list[_Gathered], shares: int) -> None:
         """Meet a vertex: add what it gives, or go on below it."""
@@ -204,9 +228,12 @@ class Discovery:
         """The vertex for an ask of its own type, with what is chosen below it."""
         if ask.exclusive and self._state[IDLE, vertex] != 0:
             return None
+        if self._up is not None and ask.exclusive and not self._all_up(vertex):
+            return None
         key = int(self._keys[vertex])
         if not ask.children:
-            return Found(int(self._state[OWN, vertex]), key, vertex)
+            amount = int(self._state[OWN, vertex]) if ask.row >= 0 else 1
+            return Found(amount, key, vertex)
         if not self._has(vertex, ask):
             return None
         gathered = _gathering(ask.children)
@@ -238,6 +265,54 @@ class Discovery:
             ]
             slots.add(Found(1, sum(found.key for _, found in parts), -1, parts))
 
+    def _all_up(self, vertex: int) -> bool:
+        return self._up is None or bool(self._up[vertex : self._graph.end[vertex]].all())
+
+    # -- what was chosen ------------------------------------------------------------------------
+
+    def _take(self, parts: list[tuple[Ask, Found]], choice: Choice) -> None:
+        """Take what was chosen, those of one ask together."""
+        by_ask: dict[int, tuple[Ask, list[Found]]] = {}
+        for ask, found in parts:
+            by_ask.setdefault(id(ask), (ask, []))[1].append(found)
+        for ask, several in by_ask.values():
+            if ask.is_slot:
+                self._take([part for found in several for part in found.parts], choice)
+            else:
+                self._take_vertices(ask, several, choice)
+
+    def _take_vertices(self, ask: Ask, several: list[Found], choice: Choice) -> None:
+        vertices = np.array([found.vertex for found in several], dtype=np.int64)
+        if ask.row >= 0:
+            amounts = np.array([found.amount for found in several], dtype=np.int64)
+            choice.shown.append((vertices, amounts, ask.exclusive))
+            choice.leaves.append((vertices, amounts))
+            return
+        if ask.whole:
+            inside = expand(vertices, self._graph.end[vertices])
+            choice.whole.append(vertices)
+            choice.shown.append((inside, self._graph.size[inside], True))
+            return
+        choice.shown.append((vertices, self._graph.size[vertices], ask.exclusive))
+        below = [part for found in several for part in found.parts]
+        if not ask.exclusive:
+            self._take(below, choice)
+            if not ask.children:
+                choice.leaves.append((vertices, np.zeros_like(vertices)))  # shared, but in use
+        else:
+            mine = Choice()
+            self._take(below, mine)
+            choice.whole.append(vertices)
+            choice.shown += mine.shown
+            choice.unlisted.append(self._unlisted(vertices, mine))
+
+    def _unlisted(self, vertices: IntArray, listed: Choice) -> IntArray:
+        """The cores in ``vertices`` that a choice below them does not list."""
+        inside = expand(vertices, self._graph.end[vertices])
+        cores = inside[np.isin(inside, self._graph.of_type(CORE), assume_unique=True)]
+        shown = [numbers for numbers, _, _ in listed.shown]
+        return np.setdiff1d(cores, np.concatenate(shown)) if shown else cores
+
 
 def _gathering(asks: Sequence[Ask]) -> list[_Gathered]:
     return [_Gathered(ask, ask.count.largest_within(MAX_COUNT)) for ask in asks]
@@ -265,6 +340,8 @@ def _best(gathered: list[_Gathered]) -> list[tuple[Ask, Found]] | None:
         for found in _ranked(one.found):
             if wanted <= 0:
                 break
+            if found.amount > wanted and not one.ask.exclusive:
+                found = Found(wanted, found.key, found.vertex)  # a part of a pool
             parts.append((one.ask, found))
             wanted -= found.amount
     return parts

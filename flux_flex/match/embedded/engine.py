@@ -11,12 +11,13 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from flux_flex.errors import BadInput, Busy, Unsatisfiable
+from flux_flex.match.embedded.choice import Choice
 from flux_flex.match.embedded.discovery import Order
 from flux_flex.match.embedded.leads import Leads
 from flux_flex.match.embedded.planner import LISTED, Claims, Planner
 from flux_flex.match.embedded.policies import POLICIES
 from flux_flex.match.embedded.request import Basis, Request, compile_request
-from flux_flex.match.embedded.traverser import Choice, Traversal
+from flux_flex.match.embedded.traverser import Traversal
 from flux_flex.match.matcher import JobspecLike, Match
 from flux_flex.model.graph import NODE, BoolArray, ResourceGraph
 from flux_flex.model.jobspec import Jobspec, load_jobspec, parse_jobspec
@@ -34,7 +35,8 @@ class EmbeddedMatcher:
         self.policy = policy
         self._policy = POLICIES[policy]
         self._keys = self._policy.keys(graph)
-        self._order = Order(graph) if self._policy.stops_early else None
+        walks = self._policy.stops_early and Order.can_walk(graph)
+        self._order = Order(graph) if walks else None
         self._planner = Planner(graph)
         self._leads = Leads(self._planner)
         self._empty = Planner(graph)

@@ -3,7 +3,8 @@
 Fluxion ranks what it found with C++'s sort, which is not stable: of many candidates with the same
 score, which come first is up to the algorithm. To choose the same ones, this is that algorithm:
 Musser's introsort (1997) with the parameters of the common C++ library: quicksort on the median
-of the second, the middle and the last, down to runs of 16, then one insertion sort over all.
+of the second, the middle and the last, down to runs of 16, then one insertion sort over all;
+where the parts stay large for too long, a heap sort of the part.
 """
 
 from __future__ import annotations
@@ -31,9 +32,7 @@ def _split(keys: Sequence[int], order: list[int]) -> None:
         first, last, depth = stack.pop()
         while last - first > _RUN:
             if depth == 0:
-                # Quicksort degenerates; sorting this part at once gives up on the order of
-                # equal keys in it, which no ranking of a resource graph was seen to reach.
-                order[first:last] = sorted(order[first:last], key=keys.__getitem__)
+                _heap_sort(keys, order, first, last)
                 break
             depth -= 1
             cut = _partition(keys, order, first, last)
@@ -65,6 +64,34 @@ def _median_to_front(keys: Sequence[int], order: list[int], first: int, last: in
     else:
         median = a if ka < kc else c if kb < kc else b
     order[first], order[median] = order[median], order[first]
+
+
+def _heap_sort(keys: Sequence[int], order: list[int], first: int, last: int) -> None:
+    """Sort a part of which the partitions were too uneven."""
+    heap = order[first:last]
+    for top in range((len(heap) - 2) // 2, -1, -1):
+        _sift(keys, heap, top, len(heap), heap[top])
+    for size in range(len(heap) - 1, 0, -1):
+        value, heap[size] = heap[size], heap[0]
+        _sift(keys, heap, 0, size, value)
+    order[first:last] = heap
+
+
+def _sift(keys: Sequence[int], heap: list[int], top: int, size: int, value: int) -> None:
+    """Put ``value`` in at ``top``: the hole moves all the way down, and the value up from there."""
+    hole = top
+    while (right := 2 * hole + 2) < size:
+        larger = right - (keys[heap[right]] < keys[heap[right - 1]])
+        heap[hole] = heap[larger]
+        hole = larger
+    if right == size:
+        heap[hole] = heap[size - 1]
+        hole = size - 1
+    key = keys[value]
+    while hole > top and keys[heap[(hole - 1) // 2]] < key:
+        heap[hole] = heap[(hole - 1) // 2]
+        hole = (hole - 1) // 2
+    heap[hole] = value
 
 
 def _insert(keys: Sequence[int], order: list[int]) -> None:

@@ -19,6 +19,9 @@ from flux_flex.model.graph import IntArray
 # No slot at all: behind every score.
 NONE = np.iinfo(np.int64).max
 
+# So many requests have their leads kept, each a number for every home.
+_KEPT = 64
+
 
 class Leads:
     """The leads of the slots that one matcher was asked for, by request."""
@@ -42,6 +45,8 @@ class Leads:
             if changed.size:
                 stale = self._homes_of(slot, changed)
                 scores[stale] = score(stale)
+        if known is None and len(self._known) >= _KEPT:
+            del self._known[next(iter(self._known))]
         self._known[id(slot)] = (slot, planner.version, scores)
         return scores
 

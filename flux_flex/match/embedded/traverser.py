@@ -8,51 +8,20 @@ in, by the policy's preference, and lists what is claimed. Nothing here changes 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 
+from flux_flex.match.embedded.choice import Choice
 from flux_flex.match.embedded.closeness import closest
-from flux_flex.match.embedded.discovery import Discovery, Found, Order
+from flux_flex.match.embedded.discovery import Discovery, Order
 from flux_flex.match.embedded.leads import NONE, Leads
-from flux_flex.match.embedded.planner import CORE, IDLE, OWN, Claims, Planner
+from flux_flex.match.embedded.planner import IDLE, OWN, Planner
 from flux_flex.match.embedded.policies import MAX_FOLLOWED, Policy, preferred
 from flux_flex.match.embedded.request import Ask, Request
-from flux_flex.model.graph import BoolArray, IntArray, ResourceGraph, expand
+from flux_flex.model.graph import NODE, BoolArray, IntArray, ResourceGraph, expand
 
 
 class _NoFit(Exception):
     """The picks so far leave too little for the rest of the request."""
-
-
-@dataclass(slots=True)
-class Choice:
-    """What a traversal picked, as lists of arrays that belong together.
-
-    ``shown`` is what the match lists: (vertices, amounts, exclusive). ``whole`` are vertices
-    taken with all below them; ``leaves`` are amounts taken of single vertices.
-    """
-
-    shown: list[tuple[IntArray, IntArray, bool]] = field(default_factory=list)
-    whole: list[IntArray] = field(default_factory=list)
-    leaves: list[tuple[IntArray, IntArray]] = field(default_factory=list)
-    unlisted: list[IntArray] = field(default_factory=list)
-
-    def claims(self) -> Claims:
-        """What becomes unavailable."""
-        none = np.zeros(0, dtype=np.int64)
-        return Claims(
-            whole=np.concatenate(self.whole) if self.whole else none,
-            vertices=np.concatenate([v for v, _ in self.leaves]) if self.leaves else none,
-            amounts=np.concatenate([n for _, n in self.leaves]) if self.leaves else none,
-            unlisted=np.concatenate(self.unlisted) if self.unlisted else none,
-        )
-
-    def add(self, other: Choice) -> None:
-        self.shown += other.shown
-        self.whole += other.whole
-        self.leaves += other.leaves
-        self.unlisted += other.unlisted
 
 
 class Traversal:
@@ -78,92 +47,45 @@ class Traversal:
         self.leads = leads
         self.up = up
         self.eligible = _both(request.eligible, up)
+        if policy.whole_nodes:
+            self.eligible = _both(self.eligible, self._not_shared())
         self._supply: dict[int, IntArray] = {}
         self._qualified: dict[int, BoolArray] = {}
 
     def choose(self) -> Choice | None:
         """The vertices for the whole request, or None where it does not fit this state."""
         if self.order is not None and not self.request.competing:
-            return self._discover(self.order)
+            met = self._discover(self.order)
+            if met is not None:
+                return met
+            # What one walk does not meet, since it looks for two things in one place, may fit.
         choice = Choice()
         try:
             self._pick_siblings(self.request.asks, self.request.contested, _ROOT, choice)
         except _NoFit:
             return None
-        return self._whole_nodes(choice) if self.policy.whole_nodes else choice
+        return choice.with_whole_nodes(self.graph) if self.policy.whole_nodes else choice
 
     def _discover(self, order: Order) -> Choice | None:
-        walk = Discovery(self.state, self.graph, order, self.keys, self.eligible, self._has_enough)
-        parts = walk.choose(self.request.asks)
-        if parts is None:
-            return None
-        choice = Choice()
-        self._take_found(parts, choice)
-        return choice
+        walk = Discovery(
+            self.state, self.graph, order, self.keys, self.eligible, self.up, self._has_enough
+        )
+        return walk.choose(self.request.asks)
 
     def _has_enough(self) -> bool:
         """Whether each ask at the top could be served, for all that the others want."""
         return all(int(self.supply(ask).sum()) >= ask.count.least for ask in self.request.asks)
 
-    def _take_found(self, parts: list[tuple[Ask, Found]], choice: Choice) -> None:
-        """Take what a discovery chose, those of one ask together."""
-        by_ask: dict[int, tuple[Ask, list[Found]]] = {}
-        for ask, found in parts:
-            by_ask.setdefault(id(ask), (ask, []))[1].append(found)
-        for ask, several in by_ask.values():
-            below = [part for found in several for part in found.parts]
-            if ask.is_slot:
-                self._take_found(below, choice)
-                continue
-            vertices = np.array([found.vertex for found in several], dtype=np.int64)
-            self._take_these(ask, vertices, below, choice)
-
-    def _take_these(
-        self, ask: Ask, vertices: IntArray, below: list[tuple[Ask, Found]], choice: Choice
-    ) -> None:
-        sizes = self.graph.size[vertices]
-        if ask.whole and ask.row < 0:
-            inside = expand(vertices, self.graph.end[vertices])
-            choice.whole.append(vertices)
-            choice.shown.append((inside, self.graph.size[inside], True))
-            return
-        choice.shown.append((vertices, sizes, ask.exclusive))
-        if ask.row >= 0:
-            choice.leaves.append((vertices, sizes))
-        elif not ask.exclusive:
-            self._take_found(below, choice)
-            if not ask.children:
-                choice.leaves.append((vertices, np.zeros_like(vertices)))  # shared, but in use
-        else:
-            mine = Choice()
-            self._take_found(below, mine)
-            choice.whole.append(vertices)
-            choice.shown += mine.shown
-            choice.unlisted.append(self._unlisted(vertices, mine))
-
-    def _unlisted(self, vertices: IntArray, listed: Choice) -> IntArray:
-        """The cores in ``vertices`` that a choice below them does not list."""
-        inside = expand(vertices, self.graph.end[vertices])
-        cores = inside[np.isin(inside, self.graph.of_type(CORE), assume_unique=True)]
-        shown = [numbers for numbers, _, _ in listed.shown]
-        return np.setdiff1d(cores, np.concatenate(shown)) if shown else cores
-
-    def _whole_nodes(self, choice: Choice) -> Choice:
-        """The choice with every node that it touches taken whole."""
-        touched = [self.graph.node_of[vertices] for vertices, _, _ in choice.shown]
-        nodes = np.unique(np.concatenate(touched))
-        nodes = nodes[nodes >= 0]
-        inside = expand(nodes, self.graph.end[nodes])
-        whole = Choice([(inside, self.graph.size[inside], True)], [nodes])
-        for vertices, amounts, exclusive in choice.shown:
-            out = self.graph.node_of[vertices] < 0
-            whole.shown.append((vertices[out], amounts[out], exclusive))
-        for vertices in choice.whole:
-            whole.whole.append(vertices[self.graph.node_of[vertices] < 0])
-        for vertices, amounts in choice.leaves:
-            out = self.graph.node_of[vertices] < 0
-            whole.leaves.append((vertices[out], amounts[out]))
-        return whole
+    def _not_shared(self) -> BoolArray | None:
+        """All outside of nodes of which another job holds a part, where there are such: what was
+        allocated elsewhere need not be whole nodes."""
+        nodes = self.graph.of_type(NODE)
+        shared = nodes[(self.state[IDLE, nodes] != 0) & (self.state[OWN, nodes] > 0)]
+        if not shared.size:
+            return None
+        free = np.ones(len(self.graph), dtype=bool)
+        free[expand(shared, self.graph.end[shared])] = False
+        return free
 
     # -- bottom up: what could be supplied ------------------------------------------------------
 
@@ -281,7 +203,8 @@ class Traversal:
     ) -> None:
         """Pick for ``asks`` of one home, or for so many slots of them, one after the other: each
         finds the state without what those before it took."""
-        kept = self._supply, self._qualified
+        kept = self._supply, self._qualified, self.leads
+        self.leads = None  # they are of the state without what is tried here
         try:
             with self.planner.trial() as take:
                 for ask in asks:
@@ -294,7 +217,7 @@ class Traversal:
                     take(mine.claims())
                     choice.add(mine)
         finally:
-            self._supply, self._qualified = kept
+            self._supply, self._qualified, self.leads = kept
 
     def _pick(self, ask: Ask, homes: IntArray, choice: Choice) -> None:
         supply = self.supply(ask)
