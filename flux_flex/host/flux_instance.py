@@ -24,8 +24,9 @@ from typing import Any
 
 from flux_flex.errors import BadInput, FlexError
 from flux_flex.host.instance import Event, JobInfo, JobState
-from flux_flex.model.idset import json_kind, parse_idset, quoted
+from flux_flex.model.idset import parse_idset
 from flux_flex.model.jobid import f58
+from flux_flex.model.quoting import json_kind, quoted
 from flux_flex.model.rv1 import parse_r
 
 # How long a broker may take to answer, in seconds.

@@ -28,8 +28,8 @@ from flux_flex.match.embedded import EmbeddedMatcher
 from flux_flex.match.embedded.engine import read_jobspec
 from flux_flex.match.matcher import JobspecLike, Match
 from flux_flex.model.graph import NODE, IntArray, ResourceGraph, graph_from_r
-from flux_flex.model.idset import json_kind, quoted
 from flux_flex.model.jobspec import Jobspec
+from flux_flex.model.quoting import json_kind, quoted
 from flux_flex.model.rv1 import RankResources, ResourceSet, parse_r
 
 FLUXION = "sched-fluxion-resource"

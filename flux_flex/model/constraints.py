@@ -23,7 +23,8 @@ from dataclasses import dataclass, field
 
 from flux_flex.errors import BadInput
 from flux_flex.model.hostlist import expand_nodelist
-from flux_flex.model.idset import MAX_EXPANDED, json_kind, parse_idset, quoted
+from flux_flex.model.idset import MAX_EXPANDED, parse_idset
+from flux_flex.model.quoting import json_kind, quoted
 
 MAX_DEPTH = 64
 """How deep constraints may nest."""

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flux_flex.errors import BadInput
-from flux_flex.model.idset import quoted
 from flux_flex.model.network import NetworkTree
+from flux_flex.model.quoting import quoted
 from flux_flex.model.rv1 import RankResources, ResourceSet
 
 IntArray = npt.NDArray[np.int64]

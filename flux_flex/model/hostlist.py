@@ -20,7 +20,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from flux_flex.errors import BadInput
-from flux_flex.model.idset import MAX_EXPANDED, json_kind, quoted
+from flux_flex.model.idset import MAX_EXPANDED
+from flux_flex.model.quoting import json_kind, quoted
 
 MAX_NAME_LENGTH = 255
 """The longest host name, in characters: what DNS can carry."""

@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable
 
 from flux_flex.errors import BadInput
+from flux_flex.model.quoting import clipped_int, json_kind, quoted
 
 MAX_EXPANDED = 1_000_000
 """The most ids or hosts that one text, R or constraint may expand to."""
@@ -76,30 +77,6 @@ def format_idset(ids: Iterable[int], *, brackets: bool = False) -> str:
             spans.append((i, i))
     text = ",".join(str(low) if low == high else f"{low}-{high}" for low, high in spans)
     return f"[{text}]" if brackets and len(ordered) > 1 else text
-
-
-def quoted(text: str) -> str:
-    """``text`` in quotes, on one line and short enough for an error message."""
-    return repr(text if len(text) <= 40 else text[:39] + "…")
-
-
-def clipped_int(number: int) -> str:
-    """``number`` in decimal, or words: Python refuses to print an int of thousands of digits."""
-    return str(number) if number.bit_length() <= 64 else "of more than 64 bits"
-
-
-def json_kind(value: object) -> str:
-    """What JSON calls ``value``, with its article: ``a list``, ``null``, ``a number``."""
-    if value is None:
-        return "null"
-    names: tuple[tuple[type | tuple[type, ...], str], ...] = (
-        (bool, "a boolean"),
-        ((int, float), "a number"),
-        (str, "a string"),
-        ((list, tuple), "a list"),
-        (dict, "an object"),
-    )
-    return next((name for kind, name in names if isinstance(value, kind)), type(value).__name__)
 
 
 def _without_brackets(text: str) -> str:

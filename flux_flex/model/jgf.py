@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from flux_flex.errors import BadInput
 from flux_flex.model.graph import ResourceGraph, Vertex, lay_out
-from flux_flex.model.idset import clipped_int, quoted
+from flux_flex.model.quoting import clipped_int, quoted
 
 # Numbers above cannot be told apart in JSON, nor could sums of them be kept in 64 bits.
 MAX_SIZE = 1 << 53

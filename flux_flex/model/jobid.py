@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from flux_flex.errors import BadInput
-from flux_flex.model.idset import clipped_int
+from flux_flex.model.quoting import clipped_int
 
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _VALUE = {letter: value for value, letter in enumerate(_ALPHABET)}

@@ -21,12 +21,12 @@ import yaml
 
 from flux_flex.errors import BadInput
 from flux_flex.model.constraints import Constraint, parse_constraint
-from flux_flex.model.idset import clipped_int, quoted
+from flux_flex.model.count import Count, parse_count
+from flux_flex.model.quoting import brief, quoted
 
 # Bounds on what a submitted text may make us do. The largest systems have some 160,000 nodes;
 # a request beyond these is a typing error or an attack, and is refused with its place.
 MAX_NODES = 262_144
-MAX_COUNT = 10**9
 MAX_DEPTH = 32
 MAX_REQUESTS = 1_000
 MAX_TEXT = 4 << 20
@@ -34,35 +34,6 @@ MAX_YAML_DEPTH = 100
 MAX_YAML_NODES = 4_000_000
 
 _YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-@dataclass(frozen=True, slots=True)
-class Count:
-    """How many of a resource: ``least`` to ``most``, by the steps RFC 14 allows.
-
-    ``operator`` is ``+``, ``*`` or ``^`` with its ``operand``; a plain integer n is n to n.
-    """
-
-    least: int
-    most: int
-    operator: str = "+"
-    operand: int = 1
-
-    def largest_within(self, available: int) -> int:
-        """The greatest permitted count that is at most ``available``, or 0 if there is none."""
-        if available < self.least:
-            return 0
-        limit = min(available, self.most)
-        if self.operator == "+":
-            return self.least + (limit - self.least) // self.operand * self.operand
-        count = self.least
-        # The operand, and for ^ the count too, is at least 2: at most log2(limit) steps.
-        while (bigger := self._next(count)) <= limit:
-            count = bigger
-        return count
-
-    def _next(self, count: int) -> int:
-        return count * self.operand if self.operator == "*" else count**self.operand
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +161,7 @@ def parse_jobspec(value: object) -> Jobspec:
     version = spec.get("version")
     if isinstance(version, bool) or not isinstance(version, int) or version not in (1, 9999):
         raise BadInput(
-            f"version {_brief(version)} is not known", "version", "use 1 (RFC 25) or 9999 (RFC 14)"
+            f"version {brief(version)} is not known", "version", "use 1 (RFC 25) or 9999 (RFC 14)"
         )
     resources = _resources(spec.get("resources"), "resources", 1, itertools.count(1))
     _check_nodes(resources)
@@ -239,14 +210,14 @@ def _resource(value: object, place: str, depth: int, counted: Iterator[int]) -> 
         raise BadInput("no count", f"{place}.count", "say how many, such as count: 1")
     exclusive = item.get("exclusive")
     if exclusive is not None and not isinstance(exclusive, bool):
-        what = f"{_brief(exclusive)} is not true or false"
+        what = f"{brief(exclusive)} is not true or false"
         raise BadInput(what, f"{place}.exclusive", "use a boolean")
     below = item.get("with")
     if kind == "slot" and below is None:
         raise BadInput("a slot with nothing in it", f"{place}.with", "list what a slot holds")
     return Resource(
         type=kind,
-        count=_count(item["count"], f"{place}.count"),
+        count=parse_count(item["count"], f"{place}.count"),
         unit=_text(item.get("unit", ""), f"{place}.unit"),
         exclusive=exclusive,
         label=_text(item.get("label", ""), f"{place}.label"),
@@ -254,49 +225,11 @@ def _resource(value: object, place: str, depth: int, counted: Iterator[int]) -> 
     )
 
 
-def _count(value: object, place: str) -> Count:
-    if isinstance(value, Mapping):
-        return _count_range(value, place)
-    number = _positive(value, place)
-    return Count(number, number)
-
-
-def _count_range(value: Mapping[object, object], place: str) -> Count:
-    unknown = set(value) - {"min", "max", "operator", "operand"}
-    if unknown:
-        name = sorted(map(str, unknown))[0]
-        raise BadInput(f"unknown key {quoted(name)}", place, "use min, max, operator, operand")
-    least = _positive(value.get("min"), f"{place}.min")
-    # RFC 14: max may be left out, and then only the graph bounds the count.
-    most = MAX_COUNT if value.get("max") is None else _positive(value["max"], f"{place}.max")
-    operator = value.get("operator", "+")
-    operand = _positive(value.get("operand", 1), f"{place}.operand")
-    if operator not in ("+", "*", "^"):
-        what = f"{_brief(operator)} is no operator"
-        raise BadInput(what, f"{place}.operator", "use + or * or ^")
-    if most < least:
-        raise BadInput(f"max {most} is below min {least}", place, "make max at least min")
-    if operator != "+" and (operand < 2 or (operator == "^" and least < 2)):
-        raise BadInput(f"{operator!r} never grows from here", place, "use min and operand of 2 up")
-    return Count(least, most, str(operator), operand)
-
-
-def _positive(value: object, place: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise BadInput(f"{_brief(value)} is not a whole number", place, "use a number of 1 or more")
-    if value < 1:
-        what = "a negative count" if value else "a count of 0"
-        raise BadInput(what, place, "use a number of 1 or more")
-    if value > MAX_COUNT:
-        raise BadInput(f"a count above {MAX_COUNT}", place, "ask for less")
-    return value
-
-
 def _duration(value: object) -> float:
     place = "attributes.system.duration"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise BadInput(
-            f"{_brief(value)} is not a number of seconds", place, "use 3600, or 0 for none"
+            f"{brief(value)} is not a number of seconds", place, "use 3600, or 0 for none"
         )
     try:
         seconds = float(value)
@@ -344,7 +277,7 @@ def _command(tasks: object) -> tuple[str, ...]:
 
 def _mapping(value: object, place: str, remedy: str) -> Mapping[str, object]:
     if not isinstance(value, Mapping):
-        raise BadInput(f"{_brief(value)} is not a mapping", place, remedy)
+        raise BadInput(f"{brief(value)} is not a mapping", place, remedy)
     return value
 
 
@@ -354,17 +287,9 @@ def _optional_mapping(value: object, place: str) -> Mapping[str, object]:
 
 def _text(value: object, place: str) -> str:
     if not isinstance(value, str):
-        raise BadInput(f"{_brief(value)} is not text", place, "use a string")
+        raise BadInput(f"{brief(value)} is not text", place, "use a string")
     return value
 
 
 def _truthy(value: object) -> bool:
     return value not in (None, False, 0, "", "0", "no", "false")
-
-
-def _brief(value: object) -> str:
-    """A value for a message: short whatever was submitted."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return clipped_int(value)
-    text = repr(value) if isinstance(value, (str, float, bool, type(None))) else ""
-    return text if text and len(text) <= 40 else f"a {type(value).__name__}"

@@ -27,14 +27,8 @@ from dataclasses import dataclass, field
 from flux_flex.errors import BadInput
 from flux_flex.model.constraints import check_property
 from flux_flex.model.hostlist import expand_nodelist, format_hostlist
-from flux_flex.model.idset import (
-    MAX_EXPANDED,
-    clipped_int,
-    format_idset,
-    json_kind,
-    parse_idset,
-    quoted,
-)
+from flux_flex.model.idset import MAX_EXPANDED, format_idset, parse_idset
+from flux_flex.model.quoting import clipped_int, json_kind, quoted
 
 _TYPES = ("core", "gpu")
 _CHILD = re.compile(r"(?P<type>[A-Za-z_-]+)(?P<ids>[0-9]+|\[[0-9,-]*\])")

@@ -2,9 +2,8 @@
 
 Each of the 500 cases has a graph of its own and a few operations; the graphs and jobspecs are
 random, only the answers are fluxion's. Jobs are numbered anew, since fluxion counts the refused
-ones too. Fluxion breaks ties among more than 16 equal candidates by a sort of its own that is not
-matched yet, so some cases take other vertices of a tie. From there on the two hold different
-things, and the rest of such a case says nothing.
+ones too. Where some vertices differ, the two hold different things from there on, and the rest
+of such a case says nothing: it counts as different.
 """
 
 import gzip
@@ -18,10 +17,16 @@ from flux_flex.match import Busy, Matcher, Unsatisfiable, open_matcher
 
 RECORDED = Path(__file__).with_name("fluxion-matches.jsonl.gz")
 
-# A ratchet: how many cases, and how many operations up to the first difference of their case,
-# have fluxion's very vertices, and of how many. Raise it when more agree. What differs today are
-# ties, among more than 16 equal candidates, that fluxion's sort breaks.
-SAME = {"low": ((69, 74), (422, 447)), "high": ((54, 65), (385, 428))}
+# Cases and operations by policy, so that a shorter recording is noticed.
+RECORDINGS = {
+    "first": (65, 431),
+    "low": (74, 447),
+    "high": (65, 428),
+    "lonode": (70, 436),
+    "hinode": (81, 518),
+    "lonodex": (74, 447),
+    "hinodex": (71, 425),
+}
 
 
 def cases(policy: str) -> list[dict[str, Any]]:
@@ -51,30 +56,27 @@ def answer(matcher: Matcher, op: dict[str, Any], ids: dict[int, int]) -> dict[st
 
 def replayed(case: dict[str, Any]) -> tuple[str, int]:
     """Where status or time differ from fluxion's, if so, and how many operations go well."""
-    matcher, ids = open_matcher(case["graph"], policy=case["policy"]), {}
+    matcher = open_matcher(case["graph"], engine="embedded", policy=case["policy"])
+    ids: dict[int, int] = {}
     for number, op in enumerate(case["ops"]):
         said, wanted = answer(matcher, op, ids), op["result"]
         if any(said.get(key) != wanted.get(key) for key in ("status", "at")):
             return f"case {case['case']} op {number}: {said} for {wanted}", number
-        if "vertices" in wanted and said["vertices"] != wanted["vertices"]:
+        if said.get("vertices") != wanted.get("vertices"):
             return "", number
     return "", len(case["ops"])
 
 
-@pytest.mark.parametrize("policy", ["low", "high"])
-def test_answers_and_times_are_fluxions_and_so_are_most_vertices(policy):
+@pytest.mark.parametrize("policy", RECORDINGS)
+def test_answers_and_times_are_fluxions_and_so_are_the_vertices(policy):
     recorded = cases(policy)
+    n_ops = sum(len(case["ops"]) for case in recorded)
+    assert (len(recorded), n_ops) == RECORDINGS[policy]
     results = [replayed(case) for case in recorded]
     assert [wrong for wrong, _ in results if wrong] == []
-    (same_cases, n_cases), (same_ops, n_ops) = SAME[policy]
-    lengths = [len(case["ops"]) for case in recorded]
-    well = [good for _, good in results]
-    assert (len(recorded), sum(lengths)) == (n_cases, n_ops)
-    assert sum(good == n for good, n in zip(well, lengths, strict=True)) >= same_cases
-    assert sum(well) >= same_ops
+    assert sum(good for _, good in results) >= 0.99 * n_ops
 
 
-def test_the_recording_has_all_seven_policies():
+def test_the_recording_has_no_other_policies():
     with gzip.open(RECORDED, "rt", encoding="utf-8") as lines:
-        policies = {json.loads(line)["policy"] for line in lines}
-    assert policies == {"first", "high", "low", "lonode", "hinode", "lonodex", "hinodex"}
+        assert {json.loads(line)["policy"] for line in lines} == RECORDINGS.keys()

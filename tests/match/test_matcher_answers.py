@@ -7,6 +7,8 @@ from match_help import ask, cores, embedded, names, nodes, plant, slot, spec, ve
 
 from flux_flex.errors import BadInput
 from flux_flex.match import Busy, Unsatisfiable, open_matcher
+from flux_flex.match.embedded.planner import OWN
+from flux_flex.match.embedded.policies import POLICIES
 from flux_flex.model.graph import graph_from_r
 from flux_flex.model.jgf import jgf_document, parse_jgf
 from flux_flex.model.jobspec import parse_jobspec
@@ -77,13 +79,20 @@ def test_a_constraint_and_a_node_that_is_down_leave_the_rest():
     assert match.hosts == ["node2"]
 
 
-def test_a_rack_with_a_node_that_is_down_is_not_given_whole():
-    rack = {"node0": {"core": 1}, "node1": {"core": 1}}
-    matcher = embedded(plant({"cluster": {"rack0": rack, "rack1": {"node2": {"core": 1}}}}))
-    matcher.mark([vertex(matcher.graph, "node1")], up=False)
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(("down", "up"), [("node1", "node0"), ("node2", "node3")])
+def test_a_rack_with_a_node_that_is_down_is_not_given_whole(policy, down, up):
+    racks = [{f"node{i + j}": {"core": 1} for j in range(2)} for i in (0, 2)]
+    graph = plant({"cluster": {f"rack{i}": rack for i, rack in enumerate(racks)}})
+    matcher = embedded(graph, policy)
+    matcher.mark([vertex(graph, down)], up=False)
+    given, left = ("rack1", "rack0") if down == "node1" else ("rack0", "rack1")
     match = matcher.allocate(spec(ask("rack", 1, exclusive=True)))
-    assert "rack1" in names(match)
-    assert matcher.allocate(cores(1)).hosts == ["node0"]
+    assert given in names(match)
+    assert left not in names(match)
+    with pytest.raises(Busy):
+        matcher.allocate(spec(slot(1, ask("rack"))))
+    assert matcher.allocate(cores(1)).hosts == [up]
 
 
 def test_only_whole_nodes_go_down():
@@ -96,27 +105,94 @@ def test_only_whole_nodes_go_down():
 
 
 @pytest.mark.parametrize(
-    ("policy", "host", "core"),
-    [("first", "node2", "core0"), ("low", "node0", "core0"), ("high", "node2", "core0")],
+    ("policy", "host"),
+    [
+        ("low", "node0"),
+        ("lonode", "node0"),
+        ("lonodex", "node0"),
+        ("high", "node2"),
+        ("hinode", "node2"),
+        ("hinodex", "node2"),
+        ("first", "node1"),  # the last of the graph, whatever its number
+        ("topology", "node2"),  # the first of the graph, since all are equally near
+    ],
 )
-def test_a_policy_prefers_by_number(policy, host, core):
-    match = embedded(plant(NUMBERED_BACKWARDS), policy=policy).allocate(whole_nodes(1))
+def test_a_policy_prefers_by_number_or_by_place_in_the_graph(policy, host):
+    match = embedded(plant(NUMBERED_BACKWARDS), policy).allocate(whole_nodes(1))
     assert match.hosts == [host]
 
 
-@pytest.mark.parametrize(("policy", "core"), [("first", 0), ("low", 0), ("high", 3)])
+@pytest.mark.parametrize(
+    ("policy", "core"),
+    [("low", 0), ("lonode", 0), ("topology", 0), ("high", 3), ("hinode", 3), ("first", 3)],
+)
 def test_a_policy_prefers_by_number_within_a_node(policy, core):
-    match = embedded(nodes(1, core=4), policy=policy).allocate(cores(1))
+    match = embedded(nodes(1, core=4), policy).allocate(cores(1))
     assert names(match) == {"node0", f"node0/core{core}"}
 
 
 def test_equal_numbers_are_taken_in_the_order_of_the_graph():
-    match = embedded(nodes(3, core=2), policy="low").allocate(cores(3))
+    match = embedded(nodes(3, core=2), "low").allocate(cores(3))
     assert {name for name in names(match) if "core" in name} == {
         "node0/core0",
         "node1/core0",
         "node2/core0",
     }
+
+
+@pytest.mark.parametrize(
+    ("policy", "given"),
+    [
+        ("lonode", {"node0/core0", "node0/core1", "node1/core0"}),
+        ("hinode", {"node2/core0", "node2/core1", "node1/core1"}),
+    ],
+)
+def test_a_node_centric_policy_fills_one_node_after_the_other(policy, given):
+    match = embedded(nodes(3, core=2), policy).allocate(cores(3))
+    assert {name for name in names(match) if "core" in name} == given
+
+
+@pytest.mark.parametrize(("policy", "node"), [("lonodex", "node0"), ("hinodex", "node1")])
+def test_a_policy_of_whole_nodes_gives_all_of_a_node_for_one_core(policy, node):
+    matcher = embedded(nodes(2, core=2, gpu=1), policy)
+    match = matcher.allocate(cores(1))
+    assert match.vertices == {
+        "/cluster0": (1, False),
+        f"/cluster0/{node}": (1, True),
+        f"/cluster0/{node}/core0": (1, True),
+        f"/cluster0/{node}/core1": (1, True),
+        f"/cluster0/{node}/gpu0": (1, True),
+    }
+    assert matcher.allocate(cores(2)).hosts != [node]
+    with pytest.raises(Busy):
+        matcher.allocate(cores(1))
+
+
+@pytest.mark.parametrize("policy", ["lonodex", "hinodex"])
+def test_a_node_of_which_others_hold_a_part_is_not_taken_whole(policy):
+    matcher = embedded(nodes(2, core=2), policy)
+    node = {"lonodex": 0, "hinodex": 1}[policy]
+    matcher.update(7, r_of(f"node{node}", node, "0"), at=0, duration=10)
+    assert matcher.allocate(cores(1, 5)).hosts == [f"node{1 - node}"]
+    with pytest.raises(Busy):
+        matcher.allocate(cores(1, 5))
+    assert matcher.reserve(cores(2, 5)).at == 5
+    assert matcher.reserve(spec(slot(2, ask("core", 2)))).at == 10
+
+
+@pytest.mark.parametrize("policy", ["lonodex", "hinodex"])
+def test_a_rack_of_nodes_is_taken_whole_only_once(policy):
+    """By itself, not a second time by the nodes that the policy takes whole."""
+    rack = {"node0": {"core": 1}, "node1": {"core": 1}}
+    matcher = embedded(plant({"cluster": {"rack0": rack, "node2": {"core": 1}}}), policy)
+    match = matcher.allocate(spec(ask("rack", 1, exclusive=True)))
+    assert names(match) == {
+        *("rack0", "rack0/node0", "rack0/node1", "rack0/node0/core0", "rack0/node1/core0")
+    }
+    assert matcher._planner.state[OWN].min() == 0
+    matcher.cancel(match.jobid)
+    assert matcher.idle_nodes() == matcher.graph.of_type("node").tolist()
+    assert matcher.allocate(whole_nodes(3)).amount("core") == 3
 
 
 # -- levels that a request does not name --------------------------------------------------------
@@ -329,7 +405,7 @@ def test_a_graph_may_be_much_larger_than_a_jobspec():
 
 
 def test_unknown_engines_and_policies_are_refused_with_the_known_ones():
-    with pytest.raises(BadInput, match="use one of auto, embedded"):
+    with pytest.raises(BadInput, match="use one of auto, live, fluxion, embedded"):
         open_matcher(nodes(1, core=1), engine="quantum")
     with pytest.raises(BadInput, match="first, low, high"):
         open_matcher(nodes(1, core=1), policy="best")

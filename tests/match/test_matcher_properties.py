@@ -17,7 +17,7 @@ from flux_flex.match.embedded.policies import POLICIES
 from flux_flex.model.graph import ResourceGraph
 
 few = settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
 
 node = st.fixed_dictionaries(
@@ -73,12 +73,15 @@ resources = st.one_of(
 )
 durations = st.sampled_from([0, 10, 10, 20, 35])
 specs = st.builds(lambda items, t: spec(*items, duration=t), resources, durations)
-policies = st.sampled_from(sorted(POLICIES))
+every_policy = pytest.mark.parametrize("policy", POLICIES)
 steps = st.lists(
-    st.tuples(st.sampled_from(["allocate", "reserve", "reserve", "cancel", "advance"]), specs,
-              st.integers(0, 30)),
+    st.tuples(
+        st.sampled_from(["allocate", "reserve", "reserve", "cancel", "advance", "update", "mark"]),
+        specs,
+        st.integers(0, 30),
+    ),
     max_size=10,
-)  # fmt: skip
+)
 
 
 class Run:
@@ -100,10 +103,28 @@ class Run:
             self.matches.append(matcher.allocate(jobspec, at=matcher.now + number % 3 * 5))
         elif step == "reserve":
             self.matches.append(matcher.reserve(jobspec, at=matcher.now + number % 3 * 5))
+        elif step == "update":
+            self.matches.append(
+                matcher.update(
+                    100 + len(self.matches), self._part(number), matcher.now, number // 2 * 10
+                )
+            )
+        elif step == "mark":
+            matcher.mark([self._node(number)], up=number % 2 == 0)
         elif step == "advance":
             matcher.advance(matcher.now + number)
         elif matcher.holders:
             matcher.cancel(sorted(matcher.holders)[number % len(matcher.holders)])
+
+    def _node(self, number: int) -> int:
+        nodes = self.matcher.graph.of_type("node")
+        return int(nodes[number // 2 % len(nodes)])
+
+    def _part(self, number: int) -> dict[str, Any]:
+        """The R of one core of a node."""
+        graph, node = self.matcher.graph, self._node(number)
+        lite = [{"rank": str(graph.rank[node]), "children": {"core": "0"}}]
+        return {"version": 1, "execution": {"R_lite": lite, "nodelist": [graph.names[node]]}}
 
 
 def state_of(planner: Planner) -> np.ndarray:
@@ -115,8 +136,7 @@ def state_of(planner: Planner) -> np.ndarray:
         if not span.start <= planner.now < span.end:
             continue
         taken = [
-            (int(v), int(n))
-            for v, n in zip(span.claims.vertices, span.claims.amounts, strict=True)
+            (int(v), int(n)) for v, n in zip(span.claims.vertices, span.claims.amounts, strict=True)
         ]
         for v in span.claims.whole:
             taken += [(u, int(graph.size[u])) for u in range(v, graph.end[v])]
@@ -138,24 +158,27 @@ def upwards(graph: ResourceGraph, vertex: int) -> Iterator[int]:
         vertex = int(graph.parent[vertex])
 
 
+@every_policy
 @few
-@given(graphs(), policies, steps)
-def test_nothing_is_given_twice_at_one_time(graph, policy, steps):
+@given(graphs(), steps)
+def test_nothing_is_given_twice_at_one_time(policy, graph, steps):
     run = Run(graph, policy).do(steps)
     assert held_twice(run.matcher, run.matches) == ""
 
 
+@every_policy
 @few
-@given(graphs(), policies, steps)
-def test_the_state_is_what_the_spans_take(graph, policy, steps):
+@given(graphs(), steps)
+def test_the_state_is_what_the_spans_take(policy, graph, steps):
     planner = Run(graph, policy).do(steps).matcher._planner
     np.testing.assert_array_equal(planner.state, state_of(planner))
     assert (planner.state[OWN:] >= 0).all()
 
 
+@every_policy
 @few
-@given(graphs(), policies, steps, specs)
-def test_what_is_cancelled_leaves_no_trace(graph, policy, steps, jobspec):
+@given(graphs(), steps, specs)
+def test_what_is_cancelled_leaves_no_trace(policy, graph, steps, jobspec):
     matcher = Run(graph, policy).do(steps).matcher
     before, events = matcher._planner.state.copy(), list(matcher._planner._events)
     try:
@@ -168,9 +191,10 @@ def test_what_is_cancelled_leaves_no_trace(graph, policy, steps, jobspec):
     assert matcher._planner._events == events
 
 
+@every_policy
 @few
-@given(graphs(), policies, steps, specs)
-def test_a_probe_says_what_reserve_gives_and_holds_nothing(graph, policy, steps, jobspec):
+@given(graphs(), steps, specs)
+def test_a_probe_says_what_reserve_gives_and_holds_nothing(policy, graph, steps, jobspec):
     matcher = Run(graph, policy).do(steps).matcher
     held = set(matcher.holders)
     probed = matcher.probe(jobspec)
@@ -188,9 +212,10 @@ def test_a_probe_says_what_reserve_gives_and_holds_nothing(graph, policy, steps,
     )
 
 
+@every_policy
 @few
-@given(graphs(), policies, steps, specs)
-def test_a_fork_goes_its_own_way(graph, policy, steps, jobspec):
+@given(graphs(), steps, specs)
+def test_a_fork_goes_its_own_way(policy, graph, steps, jobspec):
     matcher = Run(graph, policy).do(steps).matcher
     twin = matcher.fork()
     before, held = matcher._planner.state.copy(), set(matcher.holders)
@@ -201,9 +226,10 @@ def test_a_fork_goes_its_own_way(graph, policy, steps, jobspec):
     assert set(matcher.holders) == held
 
 
+@every_policy
 @few
-@given(graphs(), policies, steps)
-def test_each_job_starts_when_it_was_told_and_nothing_is_short(graph, policy, steps):
+@given(graphs(), steps)
+def test_each_job_starts_when_it_was_told_and_nothing_is_short(policy, graph, steps):
     """Later reservations never move or rob earlier answers: at every start there is enough."""
     run = Run(graph, policy).do(steps)
     told = {m.jobid: (m.at, m.vertices) for m in run.matches if m.jobid in run.matcher.holders}
@@ -216,9 +242,10 @@ def test_each_job_starts_when_it_was_told_and_nothing_is_short(graph, policy, st
                 assert planner.spans[jobid].start == at
 
 
+@every_policy
 @few
-@given(graphs(), policies, steps, specs)
-def test_a_question_leaves_the_state_as_it_was(graph, policy, steps, jobspec):
+@given(graphs(), steps, specs)
+def test_a_question_leaves_the_state_as_it_was(policy, graph, steps, jobspec):
     matcher = Run(graph, policy).do(steps).matcher
     planner = matcher._planner
     before, empty = planner.state.copy(), matcher._empty.state.copy()
@@ -236,9 +263,10 @@ def test_a_question_leaves_the_state_as_it_was(graph, policy, steps, jobspec):
     np.testing.assert_array_equal(matcher._empty.state, empty)
 
 
+@every_policy
 @few
-@given(graphs(), policies, steps, specs)
-def test_what_is_allocated_was_satisfiable(graph, policy, steps, jobspec):
+@given(graphs(), steps, specs)
+def test_what_is_allocated_was_satisfiable(policy, graph, steps, jobspec):
     matcher = Run(graph, policy).do(steps).matcher
     try:
         matcher.allocate(jobspec)
@@ -247,9 +275,10 @@ def test_what_is_allocated_was_satisfiable(graph, policy, steps, jobspec):
     assert matcher.satisfiable(jobspec)
 
 
+@every_policy
 @few
-@given(graphs(), policies, specs)
-def test_a_satisfiable_request_fits_the_empty_graph(graph, policy, jobspec):
+@given(graphs(), specs)
+def test_a_satisfiable_request_fits_the_empty_graph(policy, graph, jobspec):
     matcher = EmbeddedMatcher(graph, policy)
     if matcher.satisfiable(jobspec):
         match = matcher.reserve(jobspec)
@@ -259,9 +288,10 @@ def test_a_satisfiable_request_fits_the_empty_graph(graph, policy, jobspec):
             matcher.reserve(jobspec)
 
 
+@every_policy
 @few
-@given(graphs(), policies, steps, specs)
-def test_a_reservation_is_the_earliest_that_allocate_finds(graph, policy, steps, jobspec):
+@given(graphs(), steps, specs)
+def test_a_reservation_is_the_earliest_that_allocate_finds(policy, graph, steps, jobspec):
     matcher = Run(graph, policy).do(steps).matcher
     found = matcher.probe(jobspec)
     assume(found is not None)

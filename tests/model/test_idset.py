@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flux_flex.errors import BadInput
-from flux_flex.model.idset import MAX_EXPANDED, MAX_ID, format_idset, json_kind, parse_idset
+from flux_flex.model.idset import MAX_EXPANDED, MAX_ID, format_idset, parse_idset
+from flux_flex.model.quoting import json_kind
 
 ids = st.sets(st.one_of(st.integers(0, 60), st.integers(0, MAX_ID)), max_size=60)
 

@@ -11,14 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flux_flex.errors import BadInput
+from flux_flex.model.count import MAX_COUNT, Count
 from flux_flex.model.jobspec import (
-    MAX_COUNT,
     MAX_DEPTH,
     MAX_NODES,
     MAX_REQUESTS,
     MAX_TEXT,
     MAX_YAML_DEPTH,
-    Count,
     decode,
     decode_yaml,
     load_jobspec,
@@ -187,7 +186,7 @@ TOO_BIG = -(16**9000)  # Python prints no number of so many digits
         ),
         ("resources.0.count", True, "resources[0].count", "True is not a whole number"),
         ("resources.0.count", 1.5, "resources[0].count", "1.5 is not a whole number"),
-        ("resources.0.count", "4", "resources[0].count", "'4' is not a whole number"),
+        ("resources.0.count", "four", "resources[0].count", "'four' is no count"),
         ("resources.0.count", MAX_COUNT + 1, "resources[0].count", "a count above"),
         ("resources.0.count", {}, "resources[0].count.min", "None is not a whole number"),
         ("resources.0.count", {"min": 3, "max": 2}, "resources[0].count", "max 2 is below min 3"),

@@ -18,8 +18,8 @@ from flux_flex.match.embedded.choice import Choice
 from flux_flex.match.embedded.planner import CORE, IDLE, OWN
 from flux_flex.match.embedded.policies import preferred
 from flux_flex.match.embedded.request import Ask
+from flux_flex.model.count import MAX_COUNT
 from flux_flex.model.graph import BoolArray, IntArray, ResourceGraph, expand
-from flux_flex.model.jobspec import MAX_COUNT
 
 _UNTOUCHED = 1 << 62
 

@@ -14,8 +14,9 @@ from itertools import permutations
 import numpy as np
 
 from flux_flex.model.constraints import Constraint
+from flux_flex.model.count import Count
 from flux_flex.model.graph import NODE, BoolArray, IntArray, ResourceGraph
-from flux_flex.model.jobspec import Count, Jobspec, Resource
+from flux_flex.model.jobspec import Jobspec, Resource
 
 _FIRST = np.ones(1, dtype=bool)
 
