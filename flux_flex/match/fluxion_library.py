@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -331,6 +331,7 @@ def open_library(path: Path | None = None) -> Library:
     )
 
 
+@cache
 def available() -> Library | None:
     """The library, or None where this machine has none.
 

@@ -140,6 +140,17 @@ def test_what_ends_is_free_at_that_time():
     assert matcher.now == 20
 
 
+def test_after_many_jobs_have_come_and_gone_all_is_free_again():
+    matcher = embedded(nodes(2, core=2))
+    for now in range(0, 900, 3):
+        matcher.advance(now)
+        assert matcher.allocate(cores(3, 2)).at == now
+        assert matcher.reserve(cores(4, 1)).at == now + 2
+    matcher.advance(900)
+    assert list(matcher.holders) == []
+    assert matcher.reserve(whole_nodes(2)).at == 900
+
+
 @pytest.mark.parametrize("now", [9, math.nan])
 def test_time_only_moves_forward(now):
     matcher = embedded(nodes(1, core=1))

@@ -71,39 +71,39 @@ class EmbeddedMatcher:
     # -- the Matcher interface -----------------------------------------------------------------
 
     def allocate(self, jobspec: JobspecLike, jobid: int | None = None, at: float = 0) -> Match:
-        request = self._compile(jobspec)
+        request, duration_s = self._compile(jobspec)
         at = self._not_before_now(at)
-        choice = self._choose(request, at)
+        choice = self._choose(request, at, _end(at, duration_s))
         if choice is None:
             self._refuse_the_impossible(request)
             raise Busy("the resources are in use", remedy="ask again later, or reserve")
-        return self._hold(request, choice, self._fresh(jobid), at, reserved=False)
+        return self._hold(choice, self._fresh(jobid), at, duration_s, reserved=False)
 
     def reserve(self, jobspec: JobspecLike, jobid: int | None = None, at: float = 0) -> Match:
-        request = self._compile(jobspec)
+        request, duration_s = self._compile(jobspec)
         start = self._not_before_now(at)
-        found = self._earliest(request, start)
+        found = self._earliest(request, start, duration_s)
         if found is None:
             self._refuse_the_impossible(request)
             what = "jobs without a time limit hold what is wanted"
             raise Busy(what, remedy="wait for them to end")
         when, choice = found
-        return self._hold(request, choice, self._fresh(jobid), when, reserved=when > start)
+        return self._hold(choice, self._fresh(jobid), when, duration_s, reserved=when > start)
 
     def probe(self, jobspec: JobspecLike, at: float = 0, before: float = math.inf) -> Match | None:
         """What :meth:`reserve` would give, without holding it; None where nothing starts from
         ``at`` up to ``before``."""
-        request = self._compile(jobspec)
+        request, duration_s = self._compile(jobspec)
         start = self._not_before_now(at)
-        found = self._earliest(request, start, before)
+        found = self._earliest(request, start, duration_s, before)
         if found is None:
             return None
         when, choice = found
         picked = tuple(choice.shown)
-        return Match(0, when, request.duration_s, when > start, picked, self.graph)
+        return Match(0, when, duration_s, when > start, picked, self.graph)
 
     def satisfiable(self, jobspec: JobspecLike) -> bool:
-        return self._is_satisfiable(self._compile(jobspec))
+        return self._is_satisfiable(self._compile(jobspec)[0])
 
     def cancel(self, jobid: int) -> None:
         self._planner.remove(jobid)
@@ -163,9 +163,10 @@ class EmbeddedMatcher:
             raise BadInput(f"a start at {at}", "at", "give seconds")
         return max(at, self.now)
 
-    def _compile(self, jobspec: JobspecLike) -> Request:
+    def _compile(self, jobspec: JobspecLike) -> tuple[Request, float]:
+        """The compiled request, and its duration in seconds (0 for no limit)."""
         spec = read_jobspec(jobspec)
-        key = (spec.resources, spec.constraint, spec.duration_s)
+        key = (spec.resources, spec.constraint)
         request = self._compiled.get(key)
         if request is None:
             if len(self._compiled) >= 4096:
@@ -174,32 +175,25 @@ class EmbeddedMatcher:
                 self._leads = Leads(self._planner)
             request = compile_request(spec, self._basis)
             self._compiled[key] = request
-        return request
+        return request, spec.duration_s
 
     def _traversal(self, request: Request, leads: Leads | None = None) -> Traversal:
         return Traversal(
             self._planner, request, self._up, self._policy, self._keys, self._order, leads
         )
 
-    def _choose(self, request: Request, at: float) -> Choice | None:
+    def _choose(self, request: Request, at: float, end: float) -> Choice | None:
         if not _promising(request, self._planner, at):
             return None
-        end = _end(at, request.duration_s)
         if self._planner.is_present(at, end):
             return self._traversal(request, self._leads).choose()
         with self._planner.during(at, end):
             return self._traversal(request).choose()
 
     def _earliest(
-        self, request: Request, start: float, before: float = math.inf
+        self, request: Request, start: float, duration_s: float, before: float = math.inf
     ) -> tuple[float, Choice] | None:
-        needs = request.needs
-        times = self._planner.sweep(
-            start,
-            request.duration_s or math.inf,
-            lambda state: all(state[row, 0] >= need for row, need in needs),
-            before,
-        )
+        times = self._planner.sweep(start, duration_s or math.inf, request.totals, before)
         with closing(times):
             for when, _ in times:
                 choice = self._traversal(request).choose()
@@ -208,13 +202,12 @@ class EmbeddedMatcher:
         return None
 
     def _hold(
-        self, request: Request, choice: Choice, jobid: int, at: float, *, reserved: bool
+        self, choice: Choice, jobid: int, at: float, duration_s: float, *, reserved: bool
     ) -> Match:
-        end = _end(at, request.duration_s)
-        self._planner.add(jobid, at, end, choice.claims())
+        self._planner.add(jobid, at, _end(at, duration_s), choice.claims())
         if self._order is not None:
             self._touch(self._order, choice)
-        return Match(jobid, at, request.duration_s, reserved, tuple(choice.shown), self.graph)
+        return Match(jobid, at, duration_s, reserved, tuple(choice.shown), self.graph)
 
     def _touch(self, order: Order, choice: Choice) -> None:
         """Let the order of discovery learn where a job came by."""

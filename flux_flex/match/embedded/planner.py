@@ -3,7 +3,7 @@
 The state of a graph at one moment is an int64 array ``state`` of shape (n_rows, n_vertices) in
 which more is always more available:
 
-    state[row of a leaf type, v]   free amount of that type in the subtree of v
+    state[row of a leaf type, v]   free amount of that type below v
     state[IDLE, v]                 minus the number of claims at or below v: 0 is untouched
     state[OWN, v]                  free amount of v itself
     state[LISTED, v]               cores at or below v that no match lists: fluxion does not count
@@ -22,12 +22,15 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
+from operator import itemgetter
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from flux_flex.errors import BadInput
-from flux_flex.model.graph import BoolArray, IntArray, ResourceGraph, expand
+from flux_flex.match.embedded.profile import Profile
+from flux_flex.model.graph import NODE, BoolArray, IntArray, ResourceGraph, expand
 
 IDLE = 0
 OWN = 1
@@ -44,6 +47,7 @@ class Delta:
 
 
 _NO_VERTICES: IntArray = np.zeros(0, dtype=np.int64)
+_NOTHING = _NO_VERTICES, _NO_VERTICES
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -61,13 +65,15 @@ class Claims:
 
 @dataclass(frozen=True, eq=False)
 class Span:
-    """What one job holds from ``start`` until ``end`` (seconds; inf for no limit)."""
+    """What one job holds from ``start`` until ``end`` (seconds; inf for no limit), with what that
+    takes of the state and of the profile."""
 
     jobid: int
     start: float
     end: float
     claims: Claims
     delta: Delta
+    totals: IntArray
 
 
 CORE = "core"
@@ -76,6 +82,11 @@ _FIRST = np.ones(1, dtype=bool)
 
 # So many changes are remembered one by one; whoever looks less often looks at all anew.
 _REMEMBERED = 256
+
+# States at later times are kept so many events apart, and only a few of them.
+_STRIDE = 96
+_KEPT_STATES = 12
+_KEPT_BYTES = 256 << 20
 
 # Claims of so few vertices are summed up in Python: numpy's calls would take longer.
 _FEW = 8
@@ -104,6 +115,10 @@ class Planner:
         self._serial = 0
         self.version = 0  # counts changes: answers kept for a version stay true within it
         self._changes: deque[IntArray] = deque(maxlen=_REMEMBERED)
+        self._ahead: list[tuple[float, IntArray]] = []  # states at later times, ascending
+        everything = np.zeros(1, dtype=np.int64)
+        self.profile = Profile(self.amounts_of(Claims(everything, *_NOTHING)), self.now)
+        self._leaf = graph.end == np.arange(len(graph)) + 1
         self._unit = bool((graph.size == 1).all())
         self._owned: WeakKeyDictionary[Span, tuple[IntArray, IntArray]] = WeakKeyDictionary()
 
@@ -118,7 +133,9 @@ class Planner:
         twin._events = list(self._events)
         twin._serial, twin.version = self._serial, self.version
         twin._changes = self._changes.copy()
-        twin._unit, twin._owned = self._unit, self._owned
+        twin.profile = self.profile.copy()
+        twin._ahead = []
+        twin._unit, twin._owned, twin._leaf = self._unit, self._owned, self._leaf
         return twin
 
     @property
@@ -146,8 +163,10 @@ class Planner:
         """Hold ``claims`` for a job in [start, end); nothing, where that is over by now."""
         if end <= self.now:
             return
-        span = Span(jobid, start, end, claims, self._delta(claims))
+        span = Span(jobid, start, end, claims, self._delta(claims), self.amounts_of(claims))
         self._spans[jobid] = span
+        self.profile.take(span.totals, max(start, self.now), end)
+        self._change_ahead(span, np.subtract)
         self._serial += 1
         if start <= self.now:
             self._take(span.delta)
@@ -162,6 +181,8 @@ class Planner:
         span = self._spans.pop(jobid, None)
         if span is None:
             raise BadInput(f"job {jobid} holds nothing", "", "cancel a job once")
+        self.profile.take(-span.totals, max(span.start, self.now), span.end)
+        self._change_ahead(span, np.add)
         if span.start <= self.now:
             self._give(span.delta)
         else:
@@ -184,6 +205,14 @@ class Planner:
                 del self._spans[span.jobid]
         del self._events[:due]
         self.now = now
+        self._ahead = [(time, state) for time, state in self._ahead if time > now]
+        if len(self.profile) > 2 * len(self._events) + 64:
+            self.profile.forget(now)
+
+    def _change_ahead(self, span: Span, change: np.ufunc) -> None:
+        for time, state in self._ahead:
+            if span.start <= time < span.end:
+                change.at(state.reshape(-1), span.delta.index, span.delta.amount)
 
     def _changed(self, span: Span) -> None:
         self.version += 1
@@ -229,8 +258,19 @@ class Planner:
         rows = np.arange(len(self.state))[:, np.newaxis] * n
         inside = expand(claims.whole, graph.end[claims.whole])
         single = self._columns(claims)
-        index = [(rows + inside).ravel(), (rows + claims.vertices).ravel()]
-        change = [self.full[:, inside].ravel(), single.ravel()]
+        # What a leaf has below it is never asked: of leaves only what they are themselves counts.
+        leaf = self._leaf[inside]
+        trunk, own = inside[~leaf], rows[:LISTED]
+        index = [
+            (rows + trunk).ravel(),
+            (own + inside[leaf]).ravel(),
+            (own + claims.vertices).ravel(),
+        ]
+        change = [
+            self.full[:, trunk].ravel(),
+            self.full[:LISTED, inside[leaf]].ravel(),
+            single[:LISTED].ravel(),
+        ]
         # Above, whole vertices and single ones count alike: a column of amounts for each, in
         # all rows but that of what a vertex is itself.
         rows = rows[self._rows_above]
@@ -264,13 +304,14 @@ class Planner:
         sums: dict[int, int] = {}
         core = self.leaf_row.get(CORE, -2)
         amounts = claims.amounts.tolist()
-        for vertex, amount in zip(claims.vertices.tolist(), amounts, strict=True):
+        for claimed, amount in zip(claims.vertices.tolist(), amounts, strict=True):
+            vertex = claimed
             row = int(self._row_of_code[self.graph.type_of[vertex]])
             rows = (row, LISTED) if row == core else (row,) if row >= 0 else ()
             sums[OWN * n + vertex] = sums.get(OWN * n + vertex, 0) + amount
             while vertex >= 0:
                 sums[IDLE * n + vertex] = sums.get(IDLE * n + vertex, 0) + 1
-                for counted in rows:
+                for counted in rows if vertex != claimed else ():
                     sums[counted * n + vertex] = sums.get(counted * n + vertex, 0) + amount
                 vertex = int(parent[vertex])
         return Delta(
@@ -293,8 +334,13 @@ class Planner:
     @contextmanager
     def during(self, start: float, end: float) -> Iterator[IntArray]:
         """The state of what stays available all through [start, end); only to be read."""
-        with self._moved_to(start), self._without_later(start, end):
-            yield self.state
+        present = self.state
+        self.state = self._state_at(start, present)
+        try:
+            with self._without_later(start, end):
+                yield self.state
+        finally:
+            self.state = present
 
     def free(self, vertices: IntArray) -> IntArray:
         """The free amounts of vertices themselves, in the state as it stands."""
@@ -307,38 +353,79 @@ class Planner:
         return untouched
 
     def sweep(
-        self,
-        start: float,
-        duration_s: float,
-        promising: Callable[[IntArray], bool],
-        before: float = math.inf,
+        self, start: float, duration_s: float, needs: IntArray, before: float = math.inf
     ) -> Generator[tuple[float, IntArray]]:
         """The times from ``start`` on at which a request may newly fit, with their state.
 
         Yields ``(time, state of what stays free for duration_s)`` for ``start`` itself and each
-        later time up to ``before`` at which something is given back, leaving out times at which
-        the cheap test ``promising`` fails. The state is walked in place: close the generator
-        when done.
+        later time up to ``before`` at which something is given back, leaving out those at which
+        the profile has less than ``needs`` (see :meth:`amounts_of`). Close the generator when
+        done: until then the planner stands at the time that it yielded.
         """
-        cursor = bisect_right(self._events, (start, _START), key=_when)
-        events, passed, time = self._events, 0, start
+        events = self._events
+        passed = bisect_right(events, (start, _START), key=_when)
+        until = bisect_right(events, (before, _START), key=_when)
+        ends = [event[0] for event in events[passed:until] if event[1] == _END]
+        times = np.array([start, *ends])
+        present = self.state
         try:
-            while True:
-                for _, kind, _, span in events[passed:cursor]:
-                    self._apply(kind, span)
-                passed = cursor
-                if promising(self.state):
-                    with self._without_later(time, time + duration_s):
-                        yield time, self.state
-                while cursor < len(events) and events[cursor][1] == _START:
-                    cursor += 1
-                if cursor == len(events) or events[cursor][0] > before:
-                    return
-                time = events[cursor][0]
-                cursor = bisect_right(events, (time, _START), key=_when)
+            for time in np.unique(times[self.profile.fitting(times, needs, duration_s)]).tolist():
+                self.state = self._state_at(time, present)
+                with self._without_later(time, time + duration_s):
+                    yield time, self.state
         finally:
-            for _, kind, _, span in events[:passed]:
-                self._apply(_END if kind == _START else _START, span)
+            self.state = present
+
+    def _state_at(self, time: float, present: IntArray) -> IntArray:
+        """The state at a time: the present one, or one that is walked there from the nearest of
+        a few that are kept, since who asks about the future asks again."""
+        if time <= self.now:
+            return present
+        mark = bisect_right(self._ahead, time, key=itemgetter(0)) - 1
+        reached, state = self._ahead[mark] if mark >= 0 else (self.now, present)
+        first = bisect_right(self._events, (reached, _START), key=_when)
+        last = bisect_right(self._events, (time, _START), key=_when)
+        if mark < 0 or last - first > _STRIDE:
+            state = state.copy()
+            self._ahead.insert(mark + 1, (time, state))
+        else:
+            self._ahead[mark] = time, state
+        self._walk(state, self._events[first:last])
+        self._thin_out()
+        return state
+
+    def _thin_out(self) -> None:
+        """Of too many kept states drop the one that is least ahead of another."""
+        if len(self._ahead) > max(1, min(_KEPT_STATES, _KEPT_BYTES // self.state.nbytes)):
+            times = [self.now, *(time for time, _ in self._ahead)]
+            gaps = [later - earlier for earlier, later in pairwise(times)]
+            del self._ahead[gaps.index(min(gaps))]
+
+    def amounts_of(self, claims: Claims) -> IntArray:
+        """What claims take of each kind that the profile counts: leaf types, then whole nodes."""
+        amounts = np.zeros(len(self.leaf_row) + 1, dtype=np.int64)
+        rows = list(self.leaf_row.values())
+        amounts[:-1] = self.full[rows][:, claims.whole].sum(axis=1)
+        row = self._row_of_code[self.graph.type_of[claims.vertices]]
+        np.add.at(amounts, row[row >= 0] - FIRST_LEAF, claims.amounts[row >= 0])
+        nodes = self.graph.of_type(NODE)
+        inside = np.searchsorted(nodes, self.graph.end[claims.whole])
+        amounts[-1] = (inside - np.searchsorted(nodes, claims.whole)).sum()
+        return amounts
+
+    @staticmethod
+    def _walk(state: IntArray, events: list[_Event]) -> None:
+        """Let events happen to a state, all in one go."""
+        if not events:
+            return
+        index = np.concatenate([span.delta.index for _, _, _, span in events])
+        amount = np.concatenate(
+            [
+                span.delta.amount if kind == _END else -span.delta.amount
+                for _, kind, _, span in events
+            ]
+        )
+        np.add.at(state.reshape(-1), index, amount)
 
     @contextmanager
     def trial(self) -> Iterator[Callable[[Claims], None]]:
@@ -354,19 +441,6 @@ class Planner:
         finally:
             for delta in taken:
                 self._give(delta)
-
-    @contextmanager
-    def _moved_to(self, start: float) -> Iterator[None]:
-        """Walk the state to ``start`` in place, and back again: integers lose nothing."""
-        due = bisect_right(self._events, (start, _START), key=_when)
-        passed = self._events[:due]
-        for _, kind, _, span in passed:
-            self._apply(kind, span)
-        try:
-            yield
-        finally:
-            for _, kind, _, span in passed:
-                self._apply(_END if kind == _START else _START, span)
 
     @contextmanager
     def _without_later(self, start: float, end: float) -> Iterator[None]:
@@ -410,8 +484,9 @@ class Planner:
         begins = [self._own(span) for _, kind, _, span in window if kind == _START]
         if any((amounts[0] == 0).any() for _, amounts in begins):
             return self._peak(window)  # a shared vertex is in use, but not taken
-        vertices = np.concatenate([mine for mine, _ in begins])
-        vertices = np.unique(vertices[self.state[OWN, vertices] > 0])
+        taken = np.zeros(len(self.graph), dtype=bool)
+        taken[np.concatenate([mine for mine, _ in begins])] = True
+        vertices = np.flatnonzero(taken & (self.state[OWN] > 0))
         return Claims(_NO_VERTICES, vertices, np.ones_like(vertices))
 
     def _own(self, span: Span) -> tuple[IntArray, IntArray]:

@@ -76,7 +76,8 @@ class Ask:
 @dataclass(frozen=True, eq=False, slots=True)
 class Request:
     """A compiled jobspec. ``eligible`` (None: all) says which vertices meet the constraint;
-    ``needs`` are the least free amounts, by row, that the whole graph must have. ``contested``:
+    ``needs`` are the least free amounts, by row, that the whole graph must have, and ``totals`` the
+    same as the planner's profile counts them. ``contested``:
     the asks at the top compete; ``competing``: some asks do, at the top or below."""
 
     asks: tuple[Ask, ...]
@@ -84,7 +85,7 @@ class Request:
     competing: bool
     eligible: BoolArray | None
     needs: tuple[tuple[int, int], ...]
-    duration_s: float
+    totals: IntArray
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -111,7 +112,7 @@ def compile_request(jobspec: Jobspec, basis: Basis) -> Request:
         competing=contested or any(_competing(ask) for ask in asks),
         eligible=_eligible(jobspec.constraint, basis.graph),
         needs=_sum_of_needs(asks),
-        duration_s=jobspec.duration_s,
+        totals=_totals(asks, basis),
     )
 
 
@@ -251,6 +252,20 @@ def _sum_of_needs(asks: tuple[Ask, ...]) -> tuple[tuple[int, int], ...]:
         for row, need in ask.needs:
             least[row] = least.get(row, 0) + need * ask.count.least
     return tuple(least.items())
+
+
+def _totals(asks: tuple[Ask, ...], basis: Basis) -> IntArray:
+    """The least amounts of each leaf type, in the order of the rows, and of whole nodes."""
+    rows = list(basis.leaf_row.values())
+    needs = dict(_sum_of_needs(asks))
+    nodes = basis.graph.types.index(NODE) if NODE in basis.graph.types else -1
+    whole = sum(_whole_nodes(ask, nodes) for ask in asks)
+    return np.array([*(needs.get(row, 0) for row in rows), whole], dtype=np.int64)
+
+
+def _whole_nodes(ask: Ask, nodes: int) -> int:
+    inside = sum(_whole_nodes(child, nodes) for child in ask.children)
+    return ask.count.least * (1 if ask.exclusive and ask.code == nodes >= 0 else inside)
 
 
 def _whole(candidates: IntArray, basis: Basis) -> dict[int, int]:

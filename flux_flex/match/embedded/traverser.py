@@ -248,11 +248,12 @@ class Traversal:
             for content in ask.children:
                 self._take_for_slots(content, homes, wanted, choice)
             return
-        if self.policy.nearest and ask.row < 0:
+        pools = ask.pooled and ask.row >= 0
+        if self.policy.nearest and not pools and (ask.row < 0 or not ask.in_nodes):
             self._take_nearest(ask, homes, wanted, choice)
             return
         place, rank, vertices = self._ranked(ask, homes)
-        if ask.pooled and ask.row >= 0:
+        if pools:
             self._take_pools(ask, place, vertices, wanted, choice)
             return
         kept = rank < wanted[place]
