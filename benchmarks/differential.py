@@ -296,7 +296,11 @@ def _smaller(case: Case) -> Iterator[Case]:
 
 def _without(ops: list[Op], gone: int) -> list[Op]:
     """The ops without one, and without what cancels it; cancels point where they did."""
-    kept = [i for i, op in enumerate(ops) if i != gone and op.get("of") != gone]
+    left_out = {gone}
+    for i, op in enumerate(ops):
+        if op.get("of") in left_out:
+            left_out.add(i)
+    kept = [i for i in range(len(ops)) if i not in left_out]
     now = {old: new for new, old in enumerate(kept)}
     return [{**ops[i], "of": now[ops[i]["of"]]} if "of" in ops[i] else ops[i] for i in kept]
 

@@ -157,7 +157,7 @@ def test_what_begins_or_ends_as_time_passes_changes_the_leads():
 
 
 def test_leads_of_many_requests_do_not_pile_up():
-    matcher = embedded(nodes(2, core=1), "low")
-    for duration in range(1, 3 * leads._KEPT):
-        matcher.cancel(matcher.allocate(cores(1, duration)).jobid)
+    matcher = embedded(nodes(2 * leads._KEPT, core=1), "low")
+    for count in range(1, 2 * leads._KEPT):
+        matcher.cancel(matcher.allocate(cores(count)).jobid)
     assert len(matcher._leads._known) == leads._KEPT

@@ -171,7 +171,10 @@ def test_nothing_is_given_twice_at_one_time(policy, graph, steps):
 @given(graphs(), steps)
 def test_the_state_is_what_the_spans_take(policy, graph, steps):
     planner = Run(graph, policy).do(steps).matcher._planner
-    np.testing.assert_array_equal(planner.state, state_of(planner))
+    counted = state_of(planner)
+    np.testing.assert_array_equal(planner.state[:LISTED], counted[:LISTED])
+    holding = graph.end > np.arange(len(graph)) + 1  # the other rows say what is below a vertex
+    np.testing.assert_array_equal(planner.state[:, holding], counted[:, holding])
     assert (planner.state[OWN:] >= 0).all()
 
 
