@@ -7,8 +7,8 @@ from match_help import ask, cores, embedded, names, nodes, plant, slot, spec, ve
 
 from flux_flex.errors import BadInput
 from flux_flex.match import Busy, Unsatisfiable, open_matcher
-from flux_flex.match.embedded.planner import OWN
 from flux_flex.match.embedded.policies import POLICIES
+from flux_flex.match.embedded.spans import OWN
 from flux_flex.model.graph import graph_from_r
 from flux_flex.model.jgf import jgf_document, parse_jgf
 from flux_flex.model.jobspec import parse_jobspec

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from flux_flex.match.embedded.planner import Claims
+from flux_flex.match.embedded.spans import Claims
 from flux_flex.model.graph import IntArray, ResourceGraph, expand
 
 

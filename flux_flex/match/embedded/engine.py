@@ -14,9 +14,10 @@ from flux_flex.errors import BadInput, Busy, Unsatisfiable
 from flux_flex.match.embedded.choice import Choice
 from flux_flex.match.embedded.discovery import Order
 from flux_flex.match.embedded.leads import Leads
-from flux_flex.match.embedded.planner import LISTED, Claims, Planner
+from flux_flex.match.embedded.planner import Planner
 from flux_flex.match.embedded.policies import POLICIES
 from flux_flex.match.embedded.request import Basis, Request, compile_request
+from flux_flex.match.embedded.spans import LISTED, Claims
 from flux_flex.match.embedded.traverser import Traversal
 from flux_flex.match.matcher import JobspecLike, Match
 from flux_flex.model.graph import NODE, BoolArray, ResourceGraph

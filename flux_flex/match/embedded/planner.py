@@ -21,7 +21,6 @@ from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import pairwise
 from operator import itemgetter
 from weakref import WeakKeyDictionary
@@ -30,51 +29,17 @@ import numpy as np
 
 from flux_flex.errors import BadInput
 from flux_flex.match.embedded.profile import Profile
-from flux_flex.model.graph import NODE, BoolArray, IntArray, ResourceGraph, expand
-
-IDLE = 0
-OWN = 1
-LISTED = 2
-FIRST_LEAF = 3
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Delta:
-    """What claims take from the state: flat indices, some of them twice, and amounts."""
-
-    index: IntArray
-    amount: IntArray
-
-
-_NO_VERTICES: IntArray = np.zeros(0, dtype=np.int64)
-_NOTHING = _NO_VERTICES, _NO_VERTICES
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Claims:
-    """What a job takes: ``whole`` vertices with all below them, and of other ``vertices``
-    ``amounts``. An amount is 0 where a vertex with others below it is only kept from being taken
-    whole. All are different, and none lies in a whole one. ``unlisted`` are cores
-    that go along with a whole vertex without being listed."""
-
-    whole: IntArray
-    vertices: IntArray
-    amounts: IntArray
-    unlisted: IntArray = field(default_factory=lambda: _NO_VERTICES)
-
-
-@dataclass(frozen=True, eq=False)
-class Span:
-    """What one job holds from ``start`` until ``end`` (seconds; inf for no limit), with what that
-    takes of the state and of the profile."""
-
-    jobid: int
-    start: float
-    end: float
-    claims: Claims
-    delta: Delta
-    totals: IntArray
-
+from flux_flex.match.embedded.spans import (
+    FIRST_LEAF,
+    IDLE,
+    LISTED,
+    NO_VERTICES,
+    OWN,
+    Claims,
+    Delta,
+    Span,
+)
+from flux_flex.model.graph import BoolArray, IntArray, ResourceGraph, expand
 
 CORE = "core"
 
@@ -116,8 +81,7 @@ class Planner:
         self.version = 0  # counts changes: answers kept for a version stay true within it
         self._changes: deque[IntArray] = deque(maxlen=_REMEMBERED)
         self._ahead: list[tuple[float, IntArray]] = []  # states at later times, ascending
-        everything = np.zeros(1, dtype=np.int64)
-        self.profile = Profile(self.amounts_of(Claims(everything, *_NOTHING)), self.now)
+        self._profile = Profile(graph, self.full[list(self.leaf_row.values())], self._row_of_code)
         self._leaf = graph.end == np.arange(len(graph)) + 1
         self._unit = bool((graph.size == 1).all())
         self._owned: WeakKeyDictionary[Span, tuple[IntArray, IntArray]] = WeakKeyDictionary()
@@ -133,7 +97,7 @@ class Planner:
         twin._events = list(self._events)
         twin._serial, twin.version = self._serial, self.version
         twin._changes = self._changes.copy()
-        twin.profile = self.profile.copy()
+        twin._profile = self._profile.copy()
         twin._ahead = []
         twin._unit, twin._owned, twin._leaf = self._unit, self._owned, self._leaf
         return twin
@@ -163,9 +127,9 @@ class Planner:
         """Hold ``claims`` for a job in [start, end); nothing, where that is over by now."""
         if end <= self.now:
             return
-        span = Span(jobid, start, end, claims, self._delta(claims), self.amounts_of(claims))
+        span = Span(jobid, start, end, claims, self._delta(claims))
         self._spans[jobid] = span
-        self.profile.take(span.totals, max(start, self.now), end)
+        self._profile.begin(span)
         self._change_ahead(span, np.subtract)
         self._serial += 1
         if start <= self.now:
@@ -181,7 +145,7 @@ class Planner:
         span = self._spans.pop(jobid, None)
         if span is None:
             raise BadInput(f"job {jobid} holds nothing", "", "cancel a job once")
-        self.profile.take(-span.totals, max(span.start, self.now), span.end)
+        self._profile.end(span)
         self._change_ahead(span, np.add)
         if span.start <= self.now:
             self._give(span.delta)
@@ -206,8 +170,6 @@ class Planner:
         del self._events[:due]
         self.now = now
         self._ahead = [(time, state) for time, state in self._ahead if time > now]
-        if len(self.profile) > 2 * len(self._events) + 64:
-            self.profile.forget(now)
 
     def _change_ahead(self, span: Span, change: np.ufunc) -> None:
         for time, state in self._ahead:
@@ -359,7 +321,7 @@ class Planner:
 
         Yields ``(time, state of what stays free for duration_s)`` for ``start`` itself and each
         later time up to ``before`` at which something is given back, leaving out those at which
-        the profile has less than ``needs`` (see :meth:`amounts_of`). Close the generator when
+        the profile has less than ``needs`` (as the profile counts them). Close the generator when
         done: until then the planner stands at the time that it yielded.
         """
         events = self._events
@@ -369,7 +331,8 @@ class Planner:
         times = np.array([start, *ends])
         present = self.state
         try:
-            for time in np.unique(times[self.profile.fitting(times, needs, duration_s)]).tolist():
+            good = self._profile.fitting(times, needs, duration_s, self._spans.values())
+            for time in np.unique(times[good]).tolist():
                 self.state = self._state_at(time, present)
                 with self._without_later(time, time + duration_s):
                     yield time, self.state
@@ -400,18 +363,6 @@ class Planner:
             times = [self.now, *(time for time, _ in self._ahead)]
             gaps = [later - earlier for earlier, later in pairwise(times)]
             del self._ahead[gaps.index(min(gaps))]
-
-    def amounts_of(self, claims: Claims) -> IntArray:
-        """What claims take of each kind that the profile counts: leaf types, then whole nodes."""
-        amounts = np.zeros(len(self.leaf_row) + 1, dtype=np.int64)
-        rows = list(self.leaf_row.values())
-        amounts[:-1] = self.full[rows][:, claims.whole].sum(axis=1)
-        row = self._row_of_code[self.graph.type_of[claims.vertices]]
-        np.add.at(amounts, row[row >= 0] - FIRST_LEAF, claims.amounts[row >= 0])
-        nodes = self.graph.of_type(NODE)
-        inside = np.searchsorted(nodes, self.graph.end[claims.whole])
-        amounts[-1] = (inside - np.searchsorted(nodes, claims.whole)).sum()
-        return amounts
 
     @staticmethod
     def _walk(state: IntArray, events: list[_Event]) -> None:
@@ -487,7 +438,7 @@ class Planner:
         taken = np.zeros(len(self.graph), dtype=bool)
         taken[np.concatenate([mine for mine, _ in begins])] = True
         vertices = np.flatnonzero(taken & (self.state[OWN] > 0))
-        return Claims(_NO_VERTICES, vertices, np.ones_like(vertices))
+        return Claims(NO_VERTICES, vertices, np.ones_like(vertices))
 
     def _own(self, span: Span) -> tuple[IntArray, IntArray]:
         """Every vertex that a span takes, and (amount of it, 1), shape (2, n)."""

@@ -14,9 +14,10 @@ from flux_flex.match.embedded.choice import Choice
 from flux_flex.match.embedded.closeness import closest
 from flux_flex.match.embedded.discovery import Discovery, Order
 from flux_flex.match.embedded.leads import NONE, Leads
-from flux_flex.match.embedded.planner import IDLE, OWN, Planner
+from flux_flex.match.embedded.planner import Planner
 from flux_flex.match.embedded.policies import MAX_FOLLOWED, Policy, preferred
 from flux_flex.match.embedded.request import Ask, Request
+from flux_flex.match.embedded.spans import IDLE, OWN
 from flux_flex.model.graph import NODE, BoolArray, IntArray, ResourceGraph, expand
 
 
