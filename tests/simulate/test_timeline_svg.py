@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flux_flex.errors import BadInput
+from flux_flex.simulate import timeline_layout
 from flux_flex.simulate import timeline_svg as module
 from flux_flex.simulate.timeline_svg import JobBar, NodeRow, Timeline, timeline_svg
 
@@ -213,7 +214,7 @@ def test_rows_beyond_the_limit_are_counted_and_rented_ones_keep_their_place():
 
 
 def test_bars_beyond_the_limit_are_counted_and_the_largest_stay(monkeypatch):
-    monkeypatch.setattr(module, "MAX_BARS", 3)
+    monkeypatch.setattr(timeline_layout, "MAX_BARS", 3)
     bars = [job(f"j{i}", f"n{i}", end_h=1.5 + i) for i in range(5)]
     root = drawn(local(*(f"n{i}" for i in range(5))), *bars)
     assert len(bar_rects(root)) == 3
