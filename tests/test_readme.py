@@ -40,7 +40,10 @@ def run(command: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("document", ["README.md", "examples/burst-queue/README.md"])
+@pytest.mark.parametrize(
+    "document",
+    ["README.md", "examples/burst-queue/README.md", "examples/containers/README.md"],
+)
 def test_every_block_of_a_document_is_what_its_command_prints(
     document: str, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

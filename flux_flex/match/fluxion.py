@@ -31,28 +31,36 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from flux_flex.errors import BadInput, Busy, FlexError, Unsatisfiable
 from flux_flex.match.embedded.engine import read_jobspec
+from flux_flex.match.embedded.splice import moved_match
 from flux_flex.match.fluxion_graphs import (
-    graft,
     levels_between,
     named_types,
-    prune,
     skipped_levels,
-    vertex_at,
     vertices_of_r,
 )
-from flux_flex.match.fluxion_library import Operation, open_library
+from flux_flex.match.fluxion_library import Answer, Operation, open_library
+from flux_flex.match.fluxion_sharing import ask_without_clashes
 from flux_flex.match.fluxion_view import View, span_s
-from flux_flex.match.matcher import JobspecLike, Match
-from flux_flex.model.graph import NODE, IntArray, ResourceGraph
-from flux_flex.model.idset import parse_idset
-from flux_flex.model.jgf import parse_jgf
+from flux_flex.match.holdings import (
+    found_r,
+    kept_by,
+    ranks_of,
+    refuse_where_held,
+    refuse_within_whole,
+)
+from flux_flex.match.matcher import GraphLike, JobspecLike, Match, read_graph
+from flux_flex.model.graph import NODE, IntArray, ResourceGraph, expand
 from flux_flex.model.jobspec import Jobspec
+from flux_flex.model.places import nodes_of_ranks, vertex_at
+from flux_flex.model.quoting import quoted
 from flux_flex.model.rv1 import parse_r
+from flux_flex.model.splice import Spliced, grown, shrunk
 
 # What flux-sched 0.54 takes as matcher_policy.
 FLUXION_POLICIES = (
@@ -83,6 +91,7 @@ class FluxionMatcher:
         self._held: dict[int, Match] = {}
         self._down: set[int] = set()
         self._next_jobid = 1
+        self._empty: FluxionMatcher | None = None  # for what is asked of an empty graph
         self._views: dict[tuple[frozenset[str], float, int], View] = {}
         self._view()
 
@@ -109,6 +118,8 @@ class FluxionMatcher:
         """Give fluxion's memory back now; a question afterwards loads the graph again."""
         while self._views:
             self._views.popitem()[1].context.close()
+        if self._empty is not None:
+            self._empty.close()
 
     # -- the Matcher interface -------------------------------------------------------------------
 
@@ -124,7 +135,9 @@ class FluxionMatcher:
         spec = read_jobspec(jobspec)
         if not named_types(spec) <= set(self.graph.types):
             return False
-        return self._view_for(spec).context.satisfiable(_text(spec))
+        if not self._view_for(spec).context.satisfiable(_text(spec)):
+            return False
+        return self.graph.same is None or self._fits_when_empty(spec)
 
     def cancel(self, jobid: int) -> None:
         """Give back all that a job holds. Raises BadInput for a job that holds nothing."""
@@ -154,21 +167,11 @@ class FluxionMatcher:
         them R names. Returns whether that was all. Raises BadInput where it holds nothing there.
         """
         match = self.info(jobid)
-        ranks = [item.rank for item in parse_r(R).ranks]
-        kept, gone = [], 0
-        for vertices, amounts, exclusive in match.picked:
-            nodes = self.graph.node_of[vertices]
-            stays = (nodes < 0) | ~np.isin(self.graph.rank[nodes], ranks)
-            gone += len(vertices) - int(stays.sum())
-            if stays.any():
-                kept.append((vertices[stays], amounts[stays], exclusive))
-        if not gone:
-            raise BadInput(f"job {jobid} holds nothing there", "R", "name ranks that it holds")
+        kept = kept_by(match, ranks_of(R))
         self.cancel(jobid)
-        if any(exclusive for _, _, exclusive in kept):
-            self._hold(replace(match, picked=tuple(kept)), self._view())
-            return False
-        return True
+        if kept:
+            self._hold(replace(match, picked=kept), self._view())
+        return not kept
 
     def info(self, jobid: int) -> Match:
         """What a job holds, and when. Raises BadInput for a job that holds nothing."""
@@ -176,7 +179,17 @@ class FluxionMatcher:
             raise BadInput(f"job {jobid} holds nothing", "", "name a job that holds something")
         return self._held[jobid]
 
-    def find(self, criteria: str) -> list[int]:
+    def find(self, criteria: str) -> dict[str, Any]:
+        """R of what meets fluxion's criteria. Raises BadInput for bad ones."""
+        try:
+            return found_r(self.graph, np.array(self.found(criteria), dtype=np.int64))
+        except FlexError as error:
+            if "invalid criteria" not in error.what:
+                raise
+            remedy = "use terms such as status=up or sched-now=allocated, with and, or, ( )"
+            raise BadInput("no criteria of fluxion", quoted(criteria), remedy) from error
+
+    def found(self, criteria: str) -> list[int]:
         """The vertices that meet fluxion's criteria, such as ``status=down`` or ``jobid-alloc=3
         and sched-now=allocated``, and all that contain them. Raises FlexError for bad criteria."""
         view = self._view()
@@ -196,7 +209,8 @@ class FluxionMatcher:
             if self.graph.node_of[vertex] not in (-1, vertex):
                 raise BadInput("a part of a node", self.graph.path(vertex), "mark the whole node")
             low, high = np.searchsorted(nodes, (vertex, self.graph.end[vertex]))
-            marked.update(nodes[low:high].tolist() or [vertex])
+            inside = nodes[low:high] if low < high else np.array([vertex])
+            marked.update(self.graph.aliases(inside).tolist())
         self._down = self._down - marked if up else self._down | marked
         for view in self._views.values():
             view.mark(marked, up=up)
@@ -205,37 +219,37 @@ class FluxionMatcher:
         """Mark the vertex of a containment path. Raises BadInput where there is none."""
         self.mark([vertex_at(self.graph, path)], up=up)
 
-    def mark_ranks(self, ranks: str, *, up: bool) -> None:
-        """Mark the nodes of some ranks (RFC 22); ranks that nobody has are passed over."""
-        nodes = self.graph.of_type(NODE)
-        self.mark(nodes[np.isin(self.graph.rank[nodes], parse_idset(ranks))].tolist(), up=up)
+    def mark_ranks(self, ranks: str | Iterable[int], *, up: bool) -> None:
+        """Mark the nodes of some ranks. Raises BadInput for ranks that no node has."""
+        self.mark(nodes_of_ranks(self.graph, ranks), up=up)
 
-    def add_subgraph(self, jgf: Mapping[str, object]) -> None:
-        """Add what is new in ``jgf``, which leads from the root down to it.
+    def add_subgraph(self, subgraph: GraphLike, parent: str | None = None) -> None:
+        """Add a graph below ``parent``, or what is new in one from the same root.
 
-        Raises BadInput for another root or where nothing is new. Numbers of vertices change:
-        matches made before keep the graph that they were made on.
+        Raises BadInput as the Matcher does. Numbers of vertices change: matches made before keep
+        the graph that they were made on.
         """
-        grown, moved, added = graft(self.graph, parse_jgf(jgf))
+        larger = grown(self.graph, read_graph(subgraph), parent)
+        new = larger.graph.parent[larger.added]
+        for above in np.unique(new[~np.isin(new, larger.added)]).tolist():
+            old = int(np.searchsorted(larger.moved, above))
+            refuse_within_whole(self._held.values(), self.graph, old)
         if not self._library.has("add_subgraph"):
             self.close()
-        self._move_to(grown, moved)
+        self._move_to(larger)
         for view in self._views.values():
-            view.grow(grown, moved, added)
+            view.grow(larger.graph, larger.moved, larger.added.tolist())
 
     def remove_subgraph(self, path: str) -> None:
-        """Remove a vertex and all below it. Raises Busy where a job holds something of it."""
+        """Remove a vertex and all below it. Raises BadInput where a job holds a part of it."""
         top = vertex_at(self.graph, path)
-        end = int(self.graph.end[top])
-        for jobid, match in self._held.items():
-            if any(((top <= v) & (v < end)).any() for v, _, _ in match.picked):
-                raise Busy(f"job {jobid} holds a part of it", path, "cancel that job first")
-        left, moved = prune(self.graph, top)
+        refuse_where_held(self._held.values(), self.graph, top)
+        smaller = shrunk(self.graph, top)
         if not self._library.has("remove_subgraph"):
             self.close()
-        self._move_to(left, moved)
+        self._move_to(smaller)
         for view in self._views.values():
-            view.shrink(left, moved, path)
+            view.shrink(smaller.graph, smaller.moved, path)
 
     # -- within ------------------------------------------------------------------------------------
 
@@ -249,19 +263,53 @@ class FluxionMatcher:
             what = f"there is no {unknown[0]} in this graph"
             raise Unsatisfiable(what, remedy="ask for other resources")
         view = self._view_for(spec, start)
-        answer = view.match(operation, _text(spec))
+        try:
+            answer, picked = self._ask(view, operation, spec)
+        except Busy:
+            if self.graph.same is not None and not self._fits_when_empty(spec):
+                what = "no part of this graph could ever meet the request"
+                raise Unsatisfiable(what, remedy="ask for less, or let fewer share") from None
+            raise
         number = self._next_free() if jobid is None else jobid
         match = Match(
             jobid=number,
             at=start + answer.at,
             duration_s=spec.duration_s,
             reserved=answer.at > 0,
-            picked=view.picked(answer.jgf, named_types(spec), _taken_whole(spec)),
+            picked=picked,
             graph=self.graph,
         )
-        view.note(number, answer.jobid)
+        if self.graph.same is None:
+            view.note(number, answer.jobid)
+        else:
+            view.context.cancel(answer.jobid)  # held below, with the aliases of what it holds
         self._hold(match, view)
         return match
+
+    def _ask(
+        self, view: View, operation: Operation, spec: Jobspec
+    ) -> tuple[Answer, tuple[tuple[IntArray, IntArray, bool], ...]]:
+        """Fluxion's answer, and what it picks."""
+        named, whole = named_types(spec), _taken_whole(spec)
+        return ask_without_clashes(
+            view,
+            lambda: view.match(operation, _text(spec)),
+            lambda answer: view.picked(answer.jgf, named, whole),
+            self._down,
+        )
+
+    def _fits_when_empty(self, spec: Jobspec) -> bool:
+        """Whether a request fits when nothing is held or down. Where nodes are shared, fluxion's
+        own word on that counts their aliases apart."""
+        if self._empty is None:
+            self._empty = FluxionMatcher(self.graph, self.policy, self._library.path)
+        view = self._empty._view_for(spec)
+        try:
+            answer, _ = self._empty._ask(view, Operation.ALLOCATE, spec)
+        except (Busy, Unsatisfiable):
+            return False
+        view.context.cancel(answer.jobid)
+        return True
 
     def _hold(self, match: Match, view: View) -> None:
         """Hold a match that ``view`` knows, or is told now; the others are told when asked."""
@@ -317,6 +365,8 @@ class FluxionMatcher:
             for vertices, _, exclusive in other.picked:
                 if not exclusive:
                     continue
+                if self.graph.same is not None:
+                    vertices = self.graph.aliases(expand(vertices, self.graph.end[vertices]))
                 above = np.sort(vertices)
                 last = np.maximum.accumulate(self.graph.end[above])
                 place = np.searchsorted(above, mine, side="right") - 1
@@ -325,16 +375,15 @@ class FluxionMatcher:
                     path = self.graph.path(int(mine[np.argmax(held)]))
                     raise Busy(f"held by job {other.jobid} already", path, "cancel it first")
 
-    def _move_to(self, graph: ResourceGraph, moved: IntArray) -> None:
-        """Take another graph, in which vertex v has the number ``moved[v]``."""
+    def _move_to(self, spliced: Spliced) -> None:
+        """Take a graph that has grown or shrunk."""
         for key in [key for key, view in self._views.items() if view.folded or view.lead]:
             self._views.pop(key).context.close()  # loaded anew when it is needed
-        self.graph = graph
-        self._between = levels_between(graph)
-        self._down = {int(moved[v]) for v in self._down} - {-1}
+        self.graph = spliced.graph
+        self._between = levels_between(spliced.graph)
+        self._down = {int(spliced.moved[v]) for v in self._down} - {-1}
         for jobid, match in self._held.items():
-            picked = tuple((moved[v], amounts, only) for v, amounts, only in match.picked)
-            self._held[jobid] = replace(match, graph=graph, picked=picked)
+            self._held[jobid] = moved_match(match, spliced)
 
 
 @lru_cache(maxsize=4096)

@@ -1,4 +1,4 @@
-"""Graphs as fluxion is to see them: levels folded out, parts added and taken away.
+"""Graphs as fluxion is to see them: levels folded out.
 
 RFC 14 says that a request's resources contain one another, not that they do so directly. Fluxion
 0.54 matches a request below its first vertex only where it names each level of the graph. So the
@@ -12,14 +12,12 @@ from what contains them.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from flux_flex.errors import BadInput, FlexError
 from flux_flex.model.graph import NODE, IntArray, ResourceGraph, Vertex, lay_out
-from flux_flex.model.jgf import paths_of
 from flux_flex.model.jobspec import Jobspec, Resource
 from flux_flex.model.rv1 import ResourceSet
 
@@ -114,63 +112,14 @@ def _nearest_kept(graph: ResourceGraph, place: IntArray) -> IntArray:
     return nearest
 
 
-def graft(graph: ResourceGraph, part: ResourceGraph) -> tuple[ResourceGraph, IntArray, list[int]]:
-    """The graph with what is new in ``part``, which starts at the same root.
-
-    Also the new number of each old vertex, and the numbers of what was added. Raises BadInput for
-    another root, and where nothing is new.
-    """
-    if part.names[0] != graph.names[0]:
-        what = f"it hangs from {part.path(0)}, not from {graph.path(0)}"
-        raise BadInput(what, "subgraph", "begin at the root of the graph")
-    old = paths_of(graph, range(len(graph)))
-    place = {path: number for number, path in enumerate(old)}
-    vertices = [_vertex(graph, number, name) for number, name in enumerate(graph.names)]
-    parents = graph.parent.tolist()
-    after = itertools.count(int(graph.uniq_id.max()) + 1)  # fluxion visits what is new last
-    added = []
-    for number, path in enumerate(paths_of(part, range(len(part)))):
-        if path not in place:
-            place[path] = len(vertices)
-            vertices.append(_vertex(part, number, part.names[number], next(after)))
-            parents.append(place[path.rsplit("/", 1)[0]])
-            added.append(path)
-    if not added:
-        raise BadInput("all of it is in the graph already", "subgraph", "add what is new")
-    grown = lay_out(vertices, _children(parents), root=0)
-    now = {path: number for number, path in enumerate(paths_of(grown, range(len(grown))))}
-    moved = np.array([now[path] for path in old], dtype=np.int64)
-    return grown, moved, [now[path] for path in added]
-
-
-def prune(graph: ResourceGraph, top: int) -> tuple[ResourceGraph, IntArray]:
-    """The graph without ``top`` and all below it, and the new number of each old vertex, -1 for
-    those that are gone. Raises BadInput for the root."""
-    if top == 0:
-        raise BadInput("the root cannot be removed", graph.path(0), "remove what is below it")
-    left = np.delete(np.arange(len(graph)), np.s_[top : graph.end[top]])
-    moved = np.full(len(graph), -1)
-    moved[left] = np.arange(len(left))
-    vertices = [_vertex(graph, number, graph.names[number]) for number in left.tolist()]
-    parents = [int(moved[above]) if above >= 0 else -1 for above in graph.parent[left].tolist()]
-    return lay_out(vertices, _children(parents), root=0), moved
-
-
-def vertex_at(graph: ResourceGraph, path: str) -> int:
-    """The vertex of a containment path. Raises BadInput where there is none."""
-    name = path.rsplit("/", 1)[-1]
-    for number, other in enumerate(graph.names):
-        if other == name and graph.path(number) == path:
-            return number
-    raise BadInput("no such vertex in the graph", path, "name one like /cluster0/node0")
-
-
 def vertices_of_r(graph: ResourceGraph, R: ResourceSet) -> IntArray:
     """The core and gpu vertices that an R names, found by host and rank and by number.
 
     Raises BadInput for what the graph does not have.
     """
-    nodes = {(int(graph.rank[v]), graph.names[v]): v for v in graph.of_type(NODE).tolist()}
+    nodes = {
+        (int(graph.rank[v]), graph.names[v]): v for v in graph.once(graph.of_type(NODE)).tolist()
+    }
     found: list[int] = []
     for item in R.ranks:
         node = nodes.get((item.rank, item.host))

@@ -70,6 +70,7 @@ class View:
     ) -> View:
         """Load a graph into fluxion. Raises FlexError where it refuses."""
         loaded, kept = fold(full, folded)
+        loaded = replace(loaded, same=None)  # fluxion's containment is a tree
         place = np.full(len(full), -1)
         place[kept] = np.arange(len(kept))
         order = np.argsort(loaded.uniq_id, kind="stable")
@@ -152,10 +153,11 @@ class View:
 
     def _jgf(self, match: Match) -> dict[str, object]:
         """What a match excludes others from, and what contains it."""
-        taken = np.concatenate([self._inside(v) for v, _, only in match.picked if only])
-        exclusive = set(self.place[taken].tolist())
-        shown = set(exclusive)
-        for vertex in exclusive:
+        picked = [(self._inside(v), v, only) for v, _, only in match.picked]
+        taken = [inside if only else self._consumed(v) for inside, v, only in picked]
+        exclusive = self._everywhere(taken)
+        shown = self._everywhere([inside if only else v for inside, v, only in picked])
+        for vertex in sorted(shown):
             above = int(self.loaded.parent[vertex])
             while above >= 0 and above not in shown:
                 shown.add(above)
@@ -164,6 +166,18 @@ class View:
         for node in document["graph"]["nodes"]:
             node["metadata"]["exclusive"] = int(node["id"]) in exclusive
         return document
+
+    def _consumed(self, vertices: IntArray) -> IntArray:
+        """What is used up of vertices that are not exclusive. A part of a shared pool keeps others
+        from all of it: of its aliases fluxion could not add up the parts."""
+        leaf = self.full.end[vertices] == vertices + 1
+        used_up: IntArray = vertices[leaf & (self.full.same is not None)]
+        return used_up
+
+    def _everywhere(self, groups: Sequence[IntArray]) -> set[int]:
+        """The numbers in the view of some vertices and their aliases."""
+        numbers: list[int] = self.place[self.full.aliases(np.concatenate(groups))].tolist()
+        return set(numbers) - {-1}
 
     def _inside(self, vertices: IntArray) -> IntArray:
         """Vertices of the view that stand for ``vertices``: for one folded, all below it."""

@@ -19,14 +19,13 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NoReturn, Protocol
-
-import numpy as np
+from typing import Any, NoReturn, Protocol
 
 from flux_flex.errors import BadInput, Busy, FlexError, Unsatisfiable
 from flux_flex.match.embedded import EmbeddedMatcher
 from flux_flex.match.embedded.engine import read_jobspec
-from flux_flex.match.matcher import JobspecLike, Match
+from flux_flex.match.holdings import vertices_of
+from flux_flex.match.matcher import GraphLike, JobspecLike, Match
 from flux_flex.model.graph import NODE, IntArray, ResourceGraph, graph_from_r
 from flux_flex.model.jobspec import Jobspec
 from flux_flex.model.quoting import json_kind, quoted
@@ -123,8 +122,8 @@ class LiveMatcher(ABC):
         """Whether the request could ever fit, were everything up and idle."""
 
     @abstractmethod
-    def find(self, criteria: str) -> ResourceSet:
-        """The resources that meet fluxion's criteria, such as ``status=up``."""
+    def find(self, criteria: str) -> dict[str, Any]:
+        """R of the resources that meet fluxion's criteria, such as ``status=up``."""
 
     def cancel(self, jobid: int) -> NoReturn:
         """Never: the instance keeps these books. Raises FlexError."""
@@ -139,6 +138,30 @@ class LiveMatcher(ABC):
     ) -> NoReturn:
         """Never: the instance keeps these books. Raises FlexError."""
         raise _not_ours(jobid, "use `flux submit`, or play with a matcher of engine embedded")
+
+    def partial_cancel(self, jobid: int, R: Mapping[str, object]) -> NoReturn:  # noqa: ARG002
+        """Never: the instance keeps these books. Raises FlexError."""
+        raise _not_ours(jobid, "use `flux cancel`, or play with a matcher of engine embedded")
+
+    def info(self, jobid: int) -> NoReturn:
+        """Never: the instance keeps these books. Raises FlexError."""
+        raise _not_ours(jobid, "use `flux job info`, or find with jobid-alloc=")
+
+    def mark_path(self, path: str, *, up: bool) -> NoReturn:  # noqa: ARG002
+        """Never: the instance knows itself what is down. Raises FlexError."""
+        raise _its_own(path, "use `flux resource drain`, or a matcher of engine embedded")
+
+    def mark_ranks(self, ranks: str | Iterable[int], *, up: bool) -> NoReturn:  # noqa: ARG002
+        """Never: the instance knows itself what is down. Raises FlexError."""
+        raise _its_own("ranks", "use `flux resource drain`, or a matcher of engine embedded")
+
+    def add_subgraph(self, subgraph: GraphLike, parent: str | None = None) -> NoReturn:  # noqa: ARG002
+        """Never: the graph is the instance's. Raises FlexError."""
+        raise _its_own("subgraph", "start brokers that join, or use engine embedded")
+
+    def remove_subgraph(self, path: str) -> NoReturn:
+        """Never: the graph is the instance's. Raises FlexError."""
+        raise _its_own(path, "use `flux overlay disconnect`, or engine embedded")
 
     def _standing(self) -> _Standing:
         """Ask how things stand, and take a graph of it where R is another than before."""
@@ -175,7 +198,7 @@ class LiveFluxion(LiveMatcher):
     def satisfiable(self, jobspec: JobspecLike) -> bool:
         return self._feasible(read_jobspec(jobspec))
 
-    def find(self, criteria: str) -> ResourceSet:
+    def find(self, criteria: str) -> dict[str, Any]:
         try:
             answer = self._instance.rpc(FIND, {"criteria": criteria, "format": "rv1_nosched"})
         except FlexError as error:
@@ -183,7 +206,7 @@ class LiveFluxion(LiveMatcher):
                 raise
             remedy = "use terms such as status=up or sched-now=allocated, with and, or"
             raise BadInput("no criteria of fluxion", quoted(criteria), remedy) from error
-        return _resources(answer.get("R"), f"{FIND}: R")
+        return _resources(answer.get("R"), f"{FIND}: R").to_r()
 
     def _asked(self, jobspec: JobspecLike, at: float) -> Jobspec:
         now = self._instance.now()
@@ -300,21 +323,10 @@ class LiveFromR(LiveMatcher):
         self._standing()
         return self._idle().satisfiable(spec)
 
-    def find(self, criteria: str) -> ResourceSet:
-        """``status=up``, ``status=down`` or ``sched-now=allocated``; others raise BadInput."""
-        standing = self._standing()
-        down = {item.rank for item in standing.down.ranks}
-        up = tuple(item for item in standing.all.ranks if item.rank not in down)
-        known = {
-            "status=up": ResourceSet(up),
-            "status=down": standing.down,
-            "sched-now=allocated": standing.allocated,
-        }
-        found = known.get("".join(criteria.split()))
-        if found is None:
-            remedy = f"without fluxion there are {', '.join(known)}"
-            raise BadInput("unknown criteria", quoted(criteria), remedy)
-        return found
+    def find(self, criteria: str) -> dict[str, Any]:
+        """R of what meets criteria; there are no reservations. Raises BadInput for bad ones."""
+        # Who holds what takes a question a job, and only some criteria ask for it.
+        return self._as_it_stands(with_ends="jobid" in criteria).find(criteria)
 
     def _idle(self) -> EmbeddedMatcher:
         """The embedded matcher of the graph, which every answer starts from."""
@@ -396,31 +408,6 @@ class _Held:
         return ResourceSet(tuple(ranks)) if ranks else None
 
 
-def vertices_of(graph: ResourceGraph, resources: ResourceSet) -> IntArray:
-    """The core and gpu vertices that an R names, by rank, host and number, ascending.
-
-    Raises BadInput for what the graph does not have.
-    """
-    remedy = "open the matcher again: the instance may have changed"
-    nodes = graph.of_type(NODE).tolist()
-    node_at = {(int(graph.rank[v]), graph.names[v]): v for v in nodes}
-    found: list[int] = []
-    for item in resources.ranks:
-        node = node_at.get((item.rank, item.host))
-        if node is None:
-            what = f"no node {quoted(item.host)} of rank {item.rank} in the instance"
-            raise BadInput(what, "execution.R_lite", remedy)
-        inside = range(node + 1, int(graph.end[node]))
-        number = {(graph.type_name(v), int(graph.local_id[v])): v for v in inside}
-        named = [("core", i) for i in item.cores] + [("gpu", i) for i in item.gpus]
-        missing = [f"{kind}{i}" for kind, i in named if (kind, i) not in number]
-        if missing:
-            what = f"{quoted(item.host)} has no {missing[0]}"
-            raise BadInput(what, "execution.R_lite", remedy)
-        found += [number[key] for key in named]
-    return np.array(sorted(found), dtype=np.int64)
-
-
 def _text(spec: Jobspec) -> str:
     """The jobspec as JSON, which every Flux reads."""
     try:
@@ -481,6 +468,10 @@ def _never() -> Unsatisfiable:
 def _not_ours(jobid: int, remedy: str) -> FlexError:
     what = "a running instance gives and takes its resources itself"
     return FlexError(what, f"job {jobid}", remedy)
+
+
+def _its_own(where: str, remedy: str) -> FlexError:
+    return FlexError("a running instance says itself what it has", where, remedy)
 
 
 def _senseless(value: object, wanted: str, place: str) -> FlexError:

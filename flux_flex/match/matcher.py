@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -44,6 +44,11 @@ class Match:
     graph: ResourceGraph = field(repr=False)
 
     @property
+    def state(self) -> str:
+        """As fluxion's info says it."""
+        return "RESERVED" if self.reserved else "ALLOCATED"
+
+    @property
     def chosen(self) -> dict[int, tuple[int, bool]]:
         """Vertex number to (amount, exclusive), with the shared vertices above the picked."""
         chosen: dict[int, tuple[int, bool]] = {}
@@ -65,8 +70,8 @@ class Match:
 
     @property
     def nodes(self) -> list[int]:
-        """The node vertices, in depth-first order."""
-        found = np.unique(self.graph.node_of[self._given()]).tolist()
+        """The node vertices, in depth-first order; of shared nodes the first aliases."""
+        found = np.unique(self._node_of(self._given())).tolist()
         return [node for node in found if node >= 0]
 
     @property
@@ -91,7 +96,7 @@ class Match:
         """
         graph, numbers = self.graph, self._given()
         held: dict[int, dict[str, list[int]]] = {node: {} for node in self.nodes}
-        nodes, ids = graph.node_of[numbers].tolist(), graph.local_id[numbers].tolist()
+        nodes, ids = self._node_of(numbers).tolist(), graph.local_id[numbers].tolist()
         for vertex, node, local_id in zip(numbers.tolist(), nodes, ids, strict=True):
             if node >= 0:
                 held[node].setdefault(graph.type_name(vertex), []).append(local_id)
@@ -107,6 +112,11 @@ class Match:
         expiration = self.at + self.duration_s if self.duration_s else 0.0
         ranks.sort(key=lambda item: item.rank)
         return ResourceSet(tuple(ranks), starttime=self.at, expiration=expiration).to_r()
+
+    def _node_of(self, numbers: IntArray) -> IntArray:
+        """The node that each vertex is or lies in, -1 outside of nodes: a shared one is one."""
+        nodes, same = self.graph.node_of[numbers], self.graph.same
+        return nodes if same is None else np.where(nodes >= 0, same[nodes], -1)
 
     def _given(self) -> IntArray:
         """The picked vertices, and all in those exclusive ones of which nothing else is picked."""
@@ -125,7 +135,8 @@ class Matcher(Protocol):
     """What every engine answers. Jobspecs come as objects, decoded mappings or text.
 
     Times are seconds on one clock that the caller owns. A jobspec that cannot be read raises
-    BadInput from every method.
+    BadInput from every method. A running instance keeps its own books and its own graph: its
+    matcher raises FlexError from what would change them, cancel and all below it but find.
     """
 
     @property
@@ -152,6 +163,45 @@ class Matcher(Protocol):
 
     def update(self, jobid: int, R: Mapping[str, object], at: float, duration: float) -> Match:
         """Take note of an allocation that somebody else made. Raises BadInput or Busy."""
+        ...
+
+    def partial_cancel(self, jobid: int, R: Mapping[str, object]) -> bool:
+        """Give back what a job holds on the ranks of ``R``, as fluxion does, whatever part of
+        them R names. Returns whether the job is gone: nothing is left that is its alone, or
+        nothing on a node. Raises BadInput where it holds nothing there."""
+        ...
+
+    def info(self, jobid: int) -> Match:
+        """What a job holds, with ``state`` and ``at``. Raises BadInput where it holds nothing."""
+        ...
+
+    def find(self, criteria: str) -> dict[str, Any]:
+        """R (RFC 20) of the resources that meet fluxion's criteria, such as ``status=down`` or
+        ``sched-now=free and property=arm``: see :mod:`~flux_flex.match.criteria`. A node that meets
+        them, where nothing in it does, stands for all in it. Raises BadInput for bad criteria."""
+        ...
+
+    def mark_path(self, path: str, *, up: bool) -> None:
+        """Mark a node, or what holds nodes, by containment path: nothing new starts on what is
+        down. Raises BadInput for unknown paths and for parts of a node."""
+        ...
+
+    def mark_ranks(self, ranks: str | Iterable[int], *, up: bool) -> None:
+        """Mark nodes by rank: an idset (RFC 22) or numbers. Raises BadInput for unknown ranks."""
+        ...
+
+    def add_subgraph(self, subgraph: GraphLike, parent: str | None = None) -> None:
+        """Add a graph below the vertex at the path ``parent``; without one, add what is new in
+        a graph that starts at the same root.
+
+        Vertex numbers change; matches made before keep the graph that they were made on. Raises
+        BadInput for an unknown parent, where nothing is new, where a name or a rank is there
+        already, and below what a job holds whole.
+        """
+        ...
+
+    def remove_subgraph(self, path: str) -> None:
+        """Remove a vertex and all below it. Raises BadInput where a job holds a part of it."""
         ...
 
 

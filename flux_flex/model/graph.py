@@ -4,6 +4,9 @@ Vertices are numbered so that everything below vertex ``v`` is the interval ``v 
 Sums over a subtree are then differences of prefix sums, and a set of vertices is an index array.
 The graph itself never changes: who holds what, and when, is the planner's.
 
+Containers may share nodes: then the containment is no tree, and a vertex stands here once for each
+of its paths. These are its *aliases*, and ``same`` says which of them are one.
+
     >>> graph = uniform_graph(2, cores=4)
     >>> graph.path(2), graph.end[1] - 1
     ('/cluster0/node0/core0', 5)
@@ -57,7 +60,8 @@ class ResourceGraph:
 
     ``parent[v]`` (-1 for the root), ``end[v]`` (one past the subtree), ``type_of[v]`` (index
     into ``types``), ``size[v]``, ``local_id[v]``, ``rank[v]`` and ``uniq_id[v]`` are int64 of
-    shape (n,).
+    shape (n,). ``same[v]``, int64 of shape (n,), is the first alias of what v stands for, v itself
+    for most; None where no vertex has two paths.
     """
 
     types: tuple[str, ...]
@@ -71,6 +75,7 @@ class ResourceGraph:
     names: tuple[str, ...]
     units: Mapping[int, str]
     properties: Mapping[int, frozenset[str]]
+    same: IntArray | None = None
     _of_type: dict[str, IntArray] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -122,7 +127,24 @@ class ResourceGraph:
 
     def total(self, kind: str) -> int:
         """The amount of a type in the whole graph."""
-        return int(self.size[self.of_type(kind)].sum())
+        return int(self.size[self.once(self.of_type(kind))].sum())
+
+    def once(self, vertices: IntArray) -> IntArray:
+        """Of some vertices those that are first aliases; all of them in a tree."""
+        return vertices if self.same is None else vertices[self.same[vertices] == vertices]
+
+    def aliases(self, vertices: IntArray) -> IntArray:
+        """All aliases of some vertices, those of one vertex together."""
+        if self.same is None:
+            return vertices
+        order = self._of_type.get("/aliases")  # no type has a slash in its name
+        if order is None:
+            order = self._of_type["/aliases"] = np.argsort(self.same, kind="stable")
+            self._of_type["/firsts"] = self.same[order]
+        firsts, wanted = self._of_type["/firsts"], self.same[vertices]
+        low, high = (np.searchsorted(firsts, wanted, side) for side in ("left", "right"))
+        found: IntArray = order[expand(low, high)]
+        return found
 
 
 def expand(low: IntArray, high: IntArray) -> IntArray:
@@ -166,11 +188,16 @@ class GraphBuilder:
 def lay_out(
     vertices: Sequence[Vertex], children: Sequence[Sequence[int]], root: int
 ) -> ResourceGraph:
-    """Number the tree below ``root`` depth first. ``children[i]`` lists positions, in order."""
-    order, parent, end = _depth_first(children, root, len(vertices))
+    """Number what is below ``root`` depth first. ``children[i]`` lists positions, in order.
+
+    What is below several parents is numbered below each; there must be no cycle.
+    """
+    order, parent, end = _depth_first(children, root)
+    same = _first_of_each(order) if len(order) > len(vertices) else None
     placed = [vertices[i] for i in order]
     types = tuple(dict.fromkeys(vertex.type for vertex in placed))
     code = {name: number for number, name in enumerate(types)}
+    uniq_id = [i if v.uniq_id < 0 else v.uniq_id for i, v in enumerate(placed)]
     return ResourceGraph(
         types=types,
         type_of=np.array([code[vertex.type] for vertex in placed], dtype=np.int64),
@@ -179,22 +206,28 @@ def lay_out(
         size=np.array([vertex.size for vertex in placed], dtype=np.int64),
         local_id=np.array([vertex.local_id for vertex in placed], dtype=np.int64),
         rank=np.array([vertex.rank for vertex in placed], dtype=np.int64),
-        uniq_id=np.array(
-            [i if v.uniq_id < 0 else v.uniq_id for i, v in enumerate(placed)], dtype=np.int64
-        ),
+        uniq_id=np.array(uniq_id, dtype=np.int64)[slice(None) if same is None else same],
+        same=same,
         names=tuple(vertex.name for vertex in placed),
         units={i: vertex.unit for i, vertex in enumerate(placed) if vertex.unit},
         properties={i: v.properties for i, v in enumerate(placed) if v.properties},
     )
 
 
+def _first_of_each(order: Sequence[int]) -> IntArray:
+    """For each position in ``order`` the first with the same content."""
+    _, first, number = np.unique(np.array(order), return_index=True, return_inverse=True)
+    found: IntArray = first[number]
+    return found
+
+
 def _depth_first(
-    children: Sequence[Sequence[int]], root: int, n: int
+    children: Sequence[Sequence[int]], root: int
 ) -> tuple[list[int], list[int], list[int]]:
     """Order, parent and end by a stack of our own: a chain of 100,000 vertices is legal."""
     order: list[int] = []
     parent: list[int] = []
-    end = [0] * n
+    end: list[int] = []
     stack = [(root, -1)]
     while stack:
         vertex, above = stack.pop()
@@ -204,9 +237,10 @@ def _depth_first(
         number = len(order)
         order.append(vertex)
         parent.append(above)
+        end.append(0)
         stack.append((~number, -1))
         stack += [(child, number) for child in reversed(children[vertex])]
-    return order, parent, end[: len(order)]
+    return order, parent, end
 
 
 def graph_from_r(

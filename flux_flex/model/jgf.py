@@ -4,6 +4,9 @@ A vertex is ``{"id": "4", "metadata": {"type": "node", "name": "node0", "paths":
 says ``"subsystem": "containment"`` in newer files and ``"name": {"containment": "contains"}`` in
 older ones, and both are read. The metadata keys are those of fluxion's JGF reader
 (flux-sched, resource/readers/resource_reader_jgf). Ids may be any text; order comes from edges.
+
+A vertex may be contained in several others, as a node is that containers share. Then each of its
+paths becomes a vertex of the ResourceGraph; written, it is one again, with all its edges.
 """
 
 from __future__ import annotations
@@ -18,13 +21,18 @@ from flux_flex.model.quoting import clipped_int, quoted
 # Numbers above cannot be told apart in JSON, nor could sums of them be kept in 64 bits.
 MAX_SIZE = 1 << 53
 
+# A few edges can make any number of paths. These are enough for three containers that each hold
+# all of 16,384 nodes with 64 cores and 4 gpus. Steps are from each path's end up to the root.
+MAX_PATHS = 4_000_000
+MAX_STEPS = 16_000_000
+
 
 def parse_jgf(value: object) -> ResourceGraph:
     """Read a decoded JGF document, a mapping with ``graph.nodes`` and ``graph.edges``.
 
     Raises BadInput, with the place, for missing keys, repeated ids, edges to or from vertices
-    that do not exist, a second root or parent, a cycle, two vertices of one path, and for sizes
-    that add up to more than ``MAX_SIZE``.
+    that do not exist, a second root, a repeated edge, a cycle, two vertices of one path, for more
+    paths of shared vertices than ``MAX_PATHS``, and sizes that add up to more than ``MAX_SIZE``.
     """
     graph = _mapping(_mapping(value, "").get("graph"), "graph")
     nodes = _list(graph.get("nodes"), "graph.nodes")
@@ -40,27 +48,33 @@ def parse_jgf(value: object) -> ResourceGraph:
             raise BadInput(what, f"{place}.id", "give each vertex an id of its own")
         index[identity] = i
         vertices.append(vertex)
-    children, parent = _containment(_list(graph.get("edges", []), "graph.edges"), index)
-    return _tree(vertices, children, parent, list(index))
+    children = _containment(_list(graph.get("edges", []), "graph.edges"), index)
+    return _unfolded(vertices, children, list(index))
 
 
 def jgf_document(graph: ResourceGraph, kept: Sequence[int] | None = None) -> dict[str, object]:
-    """The JGF of a graph, or of those of its vertices in ``kept`` and the edges among them."""
+    """The JGF of a graph, or of those of its vertices in ``kept`` and the edges among them.
+
+    Aliases are one vertex in it, with the edges of all and the path of the first.
+    """
     shown = range(len(graph)) if kept is None else sorted(kept)
     present = set(shown)
+    same = range(len(graph)) if graph.same is None else graph.same.tolist()
+    first: dict[int, int] = {}
+    for v in shown:
+        first.setdefault(same[v], v)
+    parent = graph.parent.tolist()
+    ends = dict.fromkeys((same[parent[v]], same[v]) for v in shown if parent[v] in present)
     edges = [
-        {
-            "source": str(int(graph.parent[v])),
-            "target": str(v),
-            "metadata": {"subsystem": "containment"},
-        }
-        for v in shown
-        if int(graph.parent[v]) in present
+        {"source": str(above), "target": str(v), "metadata": {"subsystem": "containment"}}
+        for above, v in ends
     ]
-    return {"graph": {"nodes": [_node_entry(graph, v) for v in shown], "edges": edges}}
+    return {
+        "graph": {"nodes": [_node_entry(graph, v, i) for i, v in first.items()], "edges": edges}
+    }
 
 
-def _node_entry(graph: ResourceGraph, vertex: int) -> dict[str, object]:
+def _node_entry(graph: ResourceGraph, vertex: int, identity: int) -> dict[str, object]:
     kind = graph.type_name(vertex)
     metadata: dict[str, object] = {
         "type": kind,
@@ -76,7 +90,7 @@ def _node_entry(graph: ResourceGraph, vertex: int) -> dict[str, object]:
     }
     if vertex in graph.properties:
         metadata["properties"] = dict.fromkeys(sorted(graph.properties[vertex]), "")
-    return {"id": str(vertex), "metadata": metadata}
+    return {"id": str(identity), "metadata": metadata}
 
 
 def _vertex(value: object, place: str) -> tuple[str, Vertex]:
@@ -88,7 +102,10 @@ def _vertex(value: object, place: str) -> tuple[str, Vertex]:
     place = f"{place}.metadata"
     kind = _name(metadata.get("type"), f"{place}.type")
     local_id = _whole(metadata.get("id", 0), f"{place}.id", least=-1)
-    name = metadata.get("name", f"{metadata.get('basename', kind)}{local_id}")
+    name = metadata.get("name")
+    if name is None:
+        basename = _name(metadata.get("basename", kind), f"{place}.basename")
+        name = f"{basename}{local_id}"
     return identity, Vertex(
         type=kind,
         name=_name(name, f"{place}.name"),
@@ -110,12 +127,10 @@ def _properties(value: object, place: str) -> frozenset[str]:
     raise BadInput("properties that are not names", place, 'use {"efa": ""}')
 
 
-def _containment(
-    edges: list[object], index: Mapping[str, int]
-) -> tuple[list[list[int]], dict[int, int]]:
-    """Children by vertex, and each vertex's parent, from the containment edges."""
+def _containment(edges: list[object], index: Mapping[str, int]) -> list[list[int]]:
+    """Children by vertex, from the containment edges."""
     children: list[list[int]] = [[] for _ in index]
-    parent: dict[int, int] = {}
+    seen: set[tuple[int, int]] = set()
     ids = list(index)
     for i, value in enumerate(edges):
         place = f"graph.edges[{i}]"
@@ -123,13 +138,12 @@ def _containment(
         source, target = (_end(item, key, index, place) for key in ("source", "target"))
         if not _contains(item, place):
             continue
-        if target in parent:
-            what = f"vertex {quoted(ids[target])} has two parents"
-            both = f"{quoted(ids[parent[target]])} and {quoted(ids[source])}"
-            raise BadInput(f"{what}, {both}", place, "keep one containment edge into each vertex")
-        parent[target] = source
+        if (source, target) in seen:
+            what = f"vertex {quoted(ids[target])} is contained in {quoted(ids[source])} twice"
+            raise BadInput(what, place, "keep one containment edge between two vertices")
+        seen.add((source, target))
         children[source].append(target)
-    return children, parent
+    return children
 
 
 def _end(item: Mapping[str, object], key: str, index: Mapping[str, int], place: str) -> int:
@@ -164,40 +178,65 @@ def _contains(item: Mapping[str, object], place: str) -> bool:
     return isinstance(name, Mapping) and name.get("containment") == "contains"
 
 
-def _tree(
-    vertices: list[Vertex], children: list[list[int]], parent: dict[int, int], ids: list[str]
-) -> ResourceGraph:
-    roots = [i for i in range(len(vertices)) if i not in parent]
+def _unfolded(vertices: list[Vertex], children: list[list[int]], ids: list[str]) -> ResourceGraph:
+    contained = set().union(*children)
+    roots = [i for i in range(len(vertices)) if i not in contained]
     if not roots:
         raise BadInput("a cycle: every vertex has a parent", "graph.edges", "leave one root")
     if len(roots) > 1:
         names = ", ".join(quoted(ids[i]) for i in roots[:3])
         what = f"{len(roots)} roots ({names}{', …' if len(roots) > 3 else ''})"
         raise BadInput(what, "graph.edges", "connect every vertex to one root")
+    _check_unfolding(children, roots[0], ids)
     graph = lay_out(vertices, children, roots[0])
-    if len(graph) < len(vertices):
-        # With one root and one parent each, what the root does not reach goes round in a circle.
-        lost = _on_a_cycle(parent, roots[0])
-        what = f"a cycle through vertex {quoted(ids[lost])}"
-        raise BadInput(what, "graph.edges", "remove one of the edges on it")
     _check_paths(graph)
     if sum(graph.size.tolist()) > MAX_SIZE:
         raise BadInput("sizes that add up to too much", "graph.nodes", f"stay below {MAX_SIZE}")
     return graph
 
 
-def _on_a_cycle(parent: dict[int, int], root: int) -> int:
-    """A vertex on a cycle, where there is one."""
-    good = {root}
-    for start in parent:
-        trail: set[int] = set()
-        vertex = start
-        while vertex not in good and vertex not in trail:
-            trail.add(vertex)
-            vertex = parent[vertex]
-        if vertex in trail:
-            break
-        good |= trail
+def _check_unfolding(children: list[list[int]], root: int, ids: list[str]) -> None:
+    """Refuse cycles, and shared vertices with too many paths, before any path is made.
+
+    Kahn's algorithm: a vertex is counted when all that contains it has been.
+    """
+    n = len(children)
+    waiting = [0] * n  # edges into a vertex that have not been followed yet
+    for below in children:
+        for child in below:
+            waiting[child] += 1
+    is_tree = max(waiting) < 2
+    paths, steps = [0] * n, [0] * n
+    paths[root] = 1
+    ready, counted, all_paths, all_steps = [root], 0, 0, 0
+    while ready:
+        vertex = ready.pop()
+        counted += 1
+        all_paths += paths[vertex]
+        all_steps += steps[vertex]
+        if not is_tree and (all_paths > MAX_PATHS or all_steps > MAX_STEPS):
+            what = f"shared vertices with too many paths, more than {MAX_PATHS} or too deep"
+            raise BadInput(what, "graph.edges", "let fewer containers share a vertex")
+        for child in children[vertex]:
+            paths[child] += paths[vertex]
+            steps[child] += steps[vertex] + paths[vertex]
+            waiting[child] -= 1
+            if not waiting[child]:
+                ready.append(child)
+    if counted < n:
+        # All is below the one root or on a cycle, so what was never ready lies on or below one.
+        what = f"a cycle through vertex {quoted(ids[_on_a_cycle(children, waiting)])}"
+        raise BadInput(what, "graph.edges", "remove one of the edges on it")
+
+
+def _on_a_cycle(children: list[list[int]], waiting: list[int]) -> int:
+    """A vertex on a cycle, among those with edges that wait: each has such a parent."""
+    parent = {child: i for i, below in enumerate(children) if waiting[i] for child in below}
+    vertex = next(i for i, edges in enumerate(waiting) if edges)
+    trail: set[int] = set()
+    while vertex not in trail:
+        trail.add(vertex)
+        vertex = parent[vertex]
     return vertex
 
 

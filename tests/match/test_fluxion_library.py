@@ -18,16 +18,13 @@ from flux_flex.match import fluxion_library
 from flux_flex.match.fluxion import FluxionMatcher
 from flux_flex.match.fluxion_graphs import (
     fold,
-    graft,
     levels_between,
-    prune,
     skipped_levels,
     vertices_of_r,
 )
 from flux_flex.match.fluxion_library import Context, Library, Operation, open_library
-from flux_flex.match.matcher import read_graph
 from flux_flex.model.graph import GraphBuilder, ResourceGraph, Vertex, uniform_graph
-from flux_flex.model.jgf import jgf_document, paths_of
+from flux_flex.model.jgf import paths_of
 from flux_flex.model.jobspec import parse_jobspec
 from flux_flex.model.rv1 import RankResources, ResourceSet
 
@@ -154,32 +151,6 @@ def test_nothing_folded_is_the_graph_itself() -> None:
     folded, kept = fold(graph, frozenset())
     assert folded is graph
     assert np.array_equal(kept, np.arange(len(graph)))
-
-
-def test_a_part_grafted_and_pruned_leaves_the_graph_as_it_was() -> None:
-    two, three = uniform_graph(2, 2), uniform_graph(3, 2)
-    grown, moved, added = graft(two, three)
-    assert paths_of(grown, range(len(grown))) == paths_of(three, range(len(three)))
-    assert paths_of(grown, moved) == paths_of(two, range(len(two)))
-    assert [grown.names[v] for v in added] == ["node2", "core0", "core1"]
-    left, moved = prune(grown, added[0])
-    assert paths_of(left, range(len(left))) == paths_of(two, range(len(two)))
-    assert moved[added].tolist() == [-1, -1, -1]
-
-
-def test_a_part_of_another_cluster_or_with_nothing_new_is_refused() -> None:
-    with pytest.raises(BadInput, match="hangs from /cluster1"):
-        graft(uniform_graph(1, 1), read_graph(_renamed(uniform_graph(2, 1))))
-    with pytest.raises(BadInput, match="in the graph already"):
-        graft(uniform_graph(2, 1), uniform_graph(1, 1))
-    with pytest.raises(BadInput, match="root cannot be removed"):
-        prune(uniform_graph(1, 1), 0)
-
-
-def _renamed(graph: ResourceGraph) -> dict[str, Any]:
-    document: dict[str, Any] = jgf_document(graph)
-    document["graph"]["nodes"][0]["metadata"]["name"] = "cluster1"
-    return document
 
 
 def test_an_r_of_another_system_is_refused() -> None:

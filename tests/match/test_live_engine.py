@@ -24,6 +24,7 @@ from flux_flex.errors import BadInput, Busy, FlexError, Unsatisfiable
 from flux_flex.host.flux_instance import RpcError
 from flux_flex.match import live
 from flux_flex.match.live import LiveFluxion, LiveFromR, LiveMatcher, open_live
+from flux_flex.model.rv1 import ResourceSet, parse_r
 
 T0 = 1_000_000.0
 FLUXION = frozenset({"sched-fluxion-resource", "sched-fluxion-feasibility"})
@@ -255,9 +256,9 @@ def test_fluxion_answers_for_now_only() -> None:
 
 def test_find_gives_resources_and_null_is_no_resources() -> None:
     matcher = fluxion({}, **{live.FIND: {"R": r("1-2")}})
-    assert [item.rank for item in matcher.find("status=up").ranks] == [1, 2]
+    assert [item.rank for item in parse_r(matcher.find("status=up")).ranks] == [1, 2]
     assert script(matcher).asked[-1][1]["criteria"] == "status=up"
-    assert fluxion({}, **{live.FIND: {"R": None}}).find("status=down").ranks == ()
+    assert fluxion({}, **{live.FIND: {"R": None}}).find("status=down") == ResourceSet(()).to_r()
     with pytest.raises(BadInput, match="blah"):
         fluxion({}, **{live.FIND: refused(errno.EINVAL)}).find("blah")
 
@@ -457,16 +458,28 @@ def test_graph_follows_the_instance() -> None:
     assert matcher.allocate(nodes(5)).hosts[-1] == "n4"
 
 
-def test_find_knows_the_criteria_that_need_no_fluxion() -> None:
-    matcher = simple({live.STATUS: standing(None, r("0"), r("2"))})
-    ranks = {
-        word: [item.rank for item in matcher.find(word).ranks]
-        for word in ("status=up", "status = down", "sched-now=allocated")
-    }
-    assert ranks == {"status=up": [1, 2, 3], "status = down": [0], "sched-now=allocated": [2]}
-    with pytest.raises(BadInput, match="unknown criteria") as got:
-        matcher.find("property=x")
+def test_find_knows_criteria_without_fluxion() -> None:
+    matcher = simple({live.STATUS: standing(None, r("0"), r("2")), **running((7, r("2")))})
+    words = ("status=up", "status=down", "sched-now=allocated", "jobid-alloc=7", "names=n3")
+    ranks = {word: [item.rank for item in parse_r(matcher.find(word)).ranks] for word in words}
+    assert list(ranks.values()) == [[1, 2, 3], [0], [2], [2], [3]]
+    with pytest.raises(BadInput, match="is no term") as got:
+        matcher.find("status = up")
     assert "status=up" in got.value.remedy
+
+
+def test_a_running_instance_keeps_its_books_and_its_graph() -> None:
+    matcher = simple()
+    for refused_call in (
+        lambda: matcher.partial_cancel(1, r("0")),
+        lambda: matcher.info(1),
+        lambda: matcher.mark_path("/cluster0", up=False),
+        lambda: matcher.mark_ranks("0", up=False),
+        lambda: matcher.add_subgraph({}),
+        lambda: matcher.remove_subgraph("/cluster0/n0"),
+    ):
+        with pytest.raises(FlexError, match="a running instance"):
+            refused_call()
 
 
 @pytest.mark.parametrize(
@@ -498,6 +511,7 @@ import flux, flux.job
 from flux_flex.errors import FlexError
 from flux_flex.host.flux_instance import FluxInstance
 from flux_flex.match.live import open_live
+from flux_flex.model.rv1 import parse_r
 
 nnodes = int(sys.argv[1])
 instance = FluxInstance()
@@ -537,8 +551,8 @@ say("impossible_reserve", matcher.reserve, nodes(99))
 say("impossible_satisfiable", matcher.satisfiable, nodes(99))
 say("satisfiable", matcher.satisfiable, nodes(nnodes))
 seen["allocated_by_asking"] = allocated()
-say("found_allocated", lambda: len(matcher.find("sched-now=allocated").ranks))
-say("found_up", lambda: len(matcher.find("status=up").ranks))
+say("found_allocated", lambda: len(parse_r(matcher.find("sched-now=allocated")).ranks))
+say("found_up", lambda: len(parse_r(matcher.find("status=up")).ranks))
 jobid = submit(nodes(nnodes, duration=500.0), 300)
 until("alloc", jobid)
 seen["expiration"] = instance.allocation(jobid)["execution"]["expiration"]
@@ -546,7 +560,7 @@ say("full", matcher.allocate, nodes(1, cores=1))
 say("full_reserve", matcher.reserve, nodes(1, cores=1))
 say("full_satisfiable", matcher.satisfiable, nodes(1, cores=1))
 say("full_impossible", matcher.allocate, nodes(99))
-say("full_found", lambda: len(matcher.find("sched-now=allocated").ranks))
+say("full_found", lambda: len(parse_r(matcher.find("sched-now=allocated")).ranks))
 flux.job.cancel(flux.Flux(), jobid)
 until("clean", jobid)
 instance.drain(0, "test")
@@ -558,7 +572,7 @@ while time.monotonic() < deadline:  # the scheduler hears of it a moment later
         break
     time.sleep(0.05)
 say("drained_satisfiable", matcher.satisfiable, nodes(nnodes))
-say("drained_down", lambda: [item.rank for item in matcher.find("status=down").ranks])
+say("drained_down", lambda: [item.rank for item in parse_r(matcher.find("status=down")).ranks])
 say("cancel", matcher.cancel, jobid)
 print("SEEN " + json.dumps(seen))
 """

@@ -50,6 +50,18 @@ class Order:
         twin._learnt = {vertex: list(below) for vertex, below in self._learnt.items()}
         return twin
 
+    def on(self, graph: ResourceGraph, moved: IntArray) -> Order:
+        """The order on a graph in which vertex v has the number ``moved[v]``, -1 if it is gone,
+        with what was learnt of those that stay."""
+        twin = Order(graph)
+        numbers = {vertex: int(moved[vertex]) for vertex in {*self._weight, *self._learnt}}
+        twin._weight = {numbers[v]: w for v, w in self._weight.items() if numbers[v] >= 0}
+        for vertex in self._learnt:
+            if numbers[vertex] >= 0:
+                below = graph.children(numbers[vertex])
+                twin._learnt[numbers[vertex]] = sorted(map(twin._key, below))
+        return twin
+
     @staticmethod
     def can_walk(graph: ResourceGraph) -> bool:
         """Whether a graph is not too deep to be walked."""

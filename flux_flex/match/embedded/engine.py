@@ -4,25 +4,41 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from functools import cached_property, lru_cache
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from flux_flex.errors import BadInput, Busy, Unsatisfiable
+from flux_flex.match.criteria import Standing, meeting
 from flux_flex.match.embedded.choice import Choice
 from flux_flex.match.embedded.discovery import Order
 from flux_flex.match.embedded.leads import Leads
 from flux_flex.match.embedded.planner import Planner
 from flux_flex.match.embedded.policies import POLICIES
 from flux_flex.match.embedded.request import Basis, Request, compile_request
-from flux_flex.match.embedded.spans import LISTED, Claims
+from flux_flex.match.embedded.spans import LISTED, Claims, Span
+from flux_flex.match.embedded.splice import carried, moved_match, moved_order, moved_up
 from flux_flex.match.embedded.traverser import Traversal
-from flux_flex.match.matcher import JobspecLike, Match
+from flux_flex.match.embedded.turns import SharingTraversal
+from flux_flex.match.holdings import (
+    found_r,
+    kept_by,
+    off_ranks,
+    ranks_of,
+    refuse_where_held,
+    refuse_within_whole,
+)
+from flux_flex.match.matcher import GraphLike, JobspecLike, Match, read_graph
 from flux_flex.model.graph import NODE, BoolArray, ResourceGraph
 from flux_flex.model.jobspec import Jobspec, load_jobspec, parse_jobspec
+from flux_flex.model.places import nodes_of_ranks, vertex_at
 from flux_flex.model.rv1 import parse_r
+from flux_flex.model.splice import Spliced, grown, shrunk
 
 
 class EmbeddedMatcher:
@@ -32,20 +48,26 @@ class EmbeddedMatcher:
     """
 
     def __init__(self, graph: ResourceGraph, policy: str = "first") -> None:
-        self.graph = graph
         self.policy = policy
         self._policy = POLICIES[policy]
-        self._keys = self._policy.keys(graph)
-        walks = self._policy.stops_early and Order.can_walk(graph)
+        walks = self._policy.stops_early and graph.same is None and Order.can_walk(graph)
         self._order = Order(graph) if walks else None
-        self._planner = Planner(graph)
-        self._leads = Leads(self._planner)
-        self._empty = Planner(graph)
-        self._basis = Basis(graph, self._planner.leaf_row, self._planner.full, self._keys)
-        self._compiled: dict[object, Request] = {}
-        self._satisfiable: dict[int, bool] = {}
         self._up: BoolArray | None = None
         self._next_jobid = 1
+        self._given: WeakKeyDictionary[Span, Match] = WeakKeyDictionary()
+        self._empty = Planner(graph)
+        self._take_up(self._empty.fork())
+
+    def _take_up(self, planner: Planner) -> None:
+        """Answer for a planner and its graph; what was compiled is of no more use."""
+        self.graph = graph = planner.graph
+        self._planner = planner
+        self._leads = Leads(planner)
+        self._keys = self._policy.keys(graph)
+        self._basis = Basis(graph, planner.leaf_row, planner.full, self._keys)
+        self._compiled: dict[object, Request] = {}
+        self._satisfiable: dict[int, bool] = {}
+        self.__dict__.pop("_node_at", None)
 
     def fork(self) -> EmbeddedMatcher:
         """A matcher in the same state that then goes its own way; what was compiled is shared."""
@@ -125,8 +147,53 @@ class EmbeddedMatcher:
             path = self.graph.path(int(vertices[np.argmax(short)]))
             raise Busy("held by another job already", path, "cancel that job first")
         claims = Claims(np.zeros(0, dtype=np.int64), vertices, amounts)
-        self._planner.add(self._fresh(jobid), at, end, claims)
-        return Match(jobid, at, duration, False, ((vertices, amounts, True),), self.graph)
+        match = Match(jobid, at, duration, False, ((vertices, amounts, True),), self.graph)
+        return self._note(self._planner.add(self._fresh(jobid), at, end, claims), match)
+
+    def partial_cancel(self, jobid: int, R: Mapping[str, object]) -> bool:
+        match, ranks = self.info(jobid), ranks_of(R)
+        kept = kept_by(match, ranks)
+        span = self._planner.spans[jobid]
+        self._planner.remove(jobid)
+        if kept:
+            left = self._without(span.claims, ranks)
+            self._note(
+                self._planner.add(jobid, span.start, span.end, left), replace(match, picked=kept)
+            )
+        return not kept
+
+    def info(self, jobid: int) -> Match:
+        span = self._planner.spans.get(jobid)
+        if span is None:
+            raise BadInput(f"job {jobid} holds nothing", "", "name a job that holds something")
+        match = self._given[span]
+        begun = match.reserved and span.start <= self.now
+        return replace(match, reserved=False) if begun else match
+
+    def find(self, criteria: str) -> dict[str, Any]:
+        jobs = {jobid: self._given[span] for jobid, span in self._planner.spans.items()}
+        later = {jobid for jobid, span in self._planner.spans.items() if span.start > self.now}
+        standing = Standing(
+            graph=self.graph,
+            up=self._up,
+            running={jobid: match for jobid, match in jobs.items() if jobid not in later},
+            later={jobid: match for jobid, match in jobs.items() if jobid in later},
+        )
+        return found_r(self.graph, np.flatnonzero(meeting(criteria, standing)))
+
+    def add_subgraph(self, subgraph: GraphLike, parent: str | None = None) -> None:
+        spliced = grown(self.graph, read_graph(subgraph), parent)
+        new = spliced.graph.parent[spliced.added]
+        for above in np.unique(new[~np.isin(new, spliced.added)]).tolist():
+            refuse_within_whole(
+                self._matches(), self.graph, int(np.searchsorted(spliced.moved, above))
+            )
+        self._splice(spliced)
+
+    def remove_subgraph(self, path: str) -> None:
+        top = vertex_at(self.graph, path)
+        refuse_where_held(self._matches(), self.graph, top)
+        self._splice(shrunk(self.graph, top))
 
     @property
     def holders(self) -> Collection[int]:
@@ -144,9 +211,15 @@ class EmbeddedMatcher:
         for vertex in vertices:
             if self.graph.node_of[vertex] not in (-1, vertex):
                 raise BadInput("a part of a node", self.graph.path(vertex), "mark the whole node")
-            now_up[vertex : self.graph.end[vertex]] = up
+            now_up[self.graph.aliases(np.arange(vertex, self.graph.end[vertex]))] = up
         self._up = None if now_up.all() else now_up
         self._planner.version += 1
+
+    def mark_path(self, path: str, *, up: bool) -> None:
+        self.mark([vertex_at(self.graph, path)], up=up)
+
+    def mark_ranks(self, ranks: str | Iterable[int], *, up: bool) -> None:
+        self.mark(nodes_of_ranks(self.graph, ranks), up=up)
 
     def end_of(self, jobid: int) -> float:
         """When a job's span ends, in seconds (inf: without limit). Raises KeyError."""
@@ -154,7 +227,7 @@ class EmbeddedMatcher:
 
     def idle_nodes(self) -> list[int]:
         """Node vertices of which nothing is held now."""
-        nodes = self.graph.of_type(NODE)
+        nodes = self.graph.once(self.graph.of_type(NODE))
         return [int(v) for v in nodes[self._planner.idle(nodes)]]
 
     # -- within --------------------------------------------------------------------------------
@@ -178,8 +251,12 @@ class EmbeddedMatcher:
             self._compiled[key] = request
         return request, spec.duration_s
 
+    @property
+    def _look(self) -> type[Traversal]:
+        return Traversal if self.graph.same is None else SharingTraversal
+
     def _traversal(self, request: Request, leads: Leads | None = None) -> Traversal:
-        return Traversal(
+        return self._look(
             self._planner, request, self._up, self._policy, self._keys, self._order, leads
         )
 
@@ -205,10 +282,49 @@ class EmbeddedMatcher:
     def _hold(
         self, choice: Choice, jobid: int, at: float, duration_s: float, *, reserved: bool
     ) -> Match:
-        self._planner.add(jobid, at, _end(at, duration_s), choice.claims())
+        span = self._planner.add(jobid, at, _end(at, duration_s), choice.claims())
         if self._order is not None:
             self._touch(self._order, choice)
-        return Match(jobid, at, duration_s, reserved, tuple(choice.shown), self.graph)
+        match = Match(jobid, at, duration_s, reserved, tuple(choice.shown), self.graph)
+        return self._note(span, match)
+
+    def _note(self, span: Span | None, match: Match) -> Match:
+        """Remember what a span was given as."""
+        if span is not None:
+            self._given[span] = match
+        return match
+
+    def _matches(self) -> Iterator[Match]:
+        """What is held, now or later."""
+        return (self._given[span] for span in self._planner.spans.values())
+
+    def _without(self, claims: Claims, ranks: list[int]) -> Claims:
+        """The claims that are not on some ranks."""
+        whole, vertices, unlisted = (
+            off_ranks(self.graph, claimed, ranks)
+            for claimed in (claims.whole, claims.vertices, claims.unlisted)
+        )
+        if self.graph.same is not None:  # held on all aliases, but to be said once
+            vertices &= self.graph.same[claims.vertices] == claims.vertices
+        return Claims(
+            claims.whole[whole],
+            claims.vertices[vertices],
+            claims.amounts[vertices],
+            claims.unlisted[unlisted],
+        )
+
+    def _splice(self, spliced: Spliced) -> None:
+        """Take up a graph that has grown or shrunk; jobs keep what they hold."""
+        self._empty = Planner(spliced.graph)
+        planner, was = carried(self._planner, self._empty, spliced)
+        given = WeakKeyDictionary(
+            {now: moved_match(self._given[span], spliced) for span, now in was.items()}
+        )
+        self._given = given  # a fork may share the one before
+        self._up = moved_up(self._up, spliced)
+        if self._order is not None:
+            self._order = moved_order(self._order, spliced)
+        self._take_up(planner)
 
     def _touch(self, order: Order, choice: Choice) -> None:
         """Let the order of discovery learn where a job came by."""
@@ -226,7 +342,8 @@ class EmbeddedMatcher:
         known = self._satisfiable.get(id(request))
         if known is None:
             known = (
-                Traversal(self._empty, request, None, self._policy, self._keys).choose() is not None
+                self._look(self._empty, request, None, self._policy, self._keys).choose()
+                is not None
             )
             self._satisfiable[id(request)] = known
         return known
@@ -274,7 +391,9 @@ class EmbeddedMatcher:
     def _node_at(self) -> dict[tuple[int, str], int]:
         """Node vertices by rank and host."""
         graph = self.graph
-        return {(int(graph.rank[v]), graph.names[v]): int(v) for v in graph.of_type(NODE)}
+        return {
+            (int(graph.rank[v]), graph.names[v]): int(v) for v in graph.once(graph.of_type(NODE))
+        }
 
 
 def read_jobspec(jobspec: JobspecLike) -> Jobspec:

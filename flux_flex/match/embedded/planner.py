@@ -29,6 +29,7 @@ import numpy as np
 
 from flux_flex.errors import BadInput
 from flux_flex.match.embedded.profile import Profile
+from flux_flex.match.embedded.sharing import on_all_aliases, shared_entries
 from flux_flex.match.embedded.spans import (
     FIRST_LEAF,
     IDLE,
@@ -117,17 +118,40 @@ class Planner:
             own = np.where(graph.type_of == graph.types.index(kind), graph.size, 0)
             before = np.concatenate(([0], np.cumsum(own)))
             full[row] = before[graph.end] - before[:n]
+        if graph.same is not None:
+            self._count_once(full)
         if CORE in self.leaf_row:
             full[LISTED] = full[self.leaf_row[CORE]]
         return full
 
+    def _count_once(self, full: IntArray) -> None:
+        """Let each row count what is shared once in what contains several of its aliases."""
+        graph, n = self.graph, len(self.graph)
+        root = np.zeros(1, dtype=np.int64)
+        everything = on_all_aliases(Claims(root, NO_VERTICES, NO_VERTICES), graph)
+        claim, above = shared_entries(everything, graph)
+        inner = graph.end > np.arange(n) + 1
+        full[IDLE] = 1 + np.bincount(above, minlength=n)
+        code = graph.type_of[everything.vertices[claim]]
+        for kind, row in self.leaf_row.items():
+            of_kind = code == graph.types.index(kind)
+            sums = np.zeros(n, dtype=np.int64)
+            np.add.at(sums, above[of_kind], everything.amounts[claim[of_kind]])
+            full[row, inner] = sums[inner]
+
     # -- changes -----------------------------------------------------------------------------
 
-    def add(self, jobid: int, start: float, end: float, claims: Claims) -> None:
+    def add(self, jobid: int, start: float, end: float, claims: Claims) -> Span | None:
         """Hold ``claims`` for a job in [start, end); nothing, where that is over by now."""
         if end <= self.now:
-            return
-        span = Span(jobid, start, end, claims, self._delta(claims))
+            return None
+        if self.graph.same is not None:
+            claims = on_all_aliases(claims, self.graph)
+        return self.hold(Span(jobid, start, end, claims, self._delta(claims)))
+
+    def hold(self, span: Span) -> Span:
+        """Hold a span that has not ended; its delta is of this graph."""
+        jobid, start, end = span.jobid, span.start, span.end
         self._spans[jobid] = span
         self._profile.begin(span)
         self._change_ahead(span, np.subtract)
@@ -139,6 +163,7 @@ class Planner:
         if end < math.inf:
             insort(self._events, (end, _END, self._serial, span), key=_when)
         self._changed(span)
+        return span
 
     def remove(self, jobid: int) -> None:
         """Give back what a job holds. Raises BadInput where it holds nothing."""
@@ -214,6 +239,8 @@ class Planner:
 
     def _delta(self, claims: Claims) -> Delta:
         """All entries that claims change, with the sums that they change by."""
+        if self.graph.same is not None:
+            return self._shared_delta(claims)
         if not claims.whole.size and claims.vertices.size <= _FEW:
             return self._small_delta(claims)
         graph, n = self.graph, len(self.graph)
@@ -278,6 +305,19 @@ class Planner:
                 vertex = int(parent[vertex])
         return Delta(
             np.array(list(sums), dtype=np.int64), np.array(list(sums.values()), dtype=np.int64)
+        )
+
+    def _shared_delta(self, claims: Claims) -> Delta:
+        """The same for claims on all aliases, in a graph that has some."""
+        n, vertices = len(self.graph), claims.vertices
+        claim, above = shared_entries(claims, self.graph)
+        rows = np.array(self._rows_above)
+        taken = self._columns(claims)[rows][:, claim]
+        return Delta(
+            np.concatenate(
+                (IDLE * n + vertices, OWN * n + vertices, (rows[:, np.newaxis] * n + above).ravel())
+            ),
+            np.concatenate((np.ones_like(vertices), claims.amounts, taken.ravel())),
         )
 
     def _columns(self, claims: Claims) -> IntArray:
@@ -384,6 +424,8 @@ class Planner:
         taken: list[Delta] = []
 
         def take(claims: Claims) -> None:
+            if self.graph.same is not None:
+                claims = on_all_aliases(claims, self.graph)
             taken.append(self._delta(claims))
             self._take(taken[-1])
 

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
+from flux_flex.match.embedded.sharing import on_all_aliases
 from flux_flex.match.embedded.spans import FIRST_LEAF, Claims, Span
 from flux_flex.model.graph import NODE, IntArray, ResourceGraph
 
@@ -76,12 +77,25 @@ class Profile:
     def amounts_of(self, claims: Claims) -> IntArray:
         """What claims take of each kind."""
         amounts = np.zeros(len(self._full) + 1, dtype=np.int64)
+        if self._graph.same is not None:
+            return self._amounts_once(on_all_aliases(claims, self._graph), amounts)
         amounts[:-1] = self._full[:, claims.whole].sum(axis=1)
         row = self._row_of_code[self._graph.type_of[claims.vertices]]
         np.add.at(amounts, row[row >= 0] - FIRST_LEAF, claims.amounts[row >= 0])
         nodes = self._graph.of_type(NODE)
         inside = np.searchsorted(nodes, self._graph.end[claims.whole])
         amounts[-1] = (inside - np.searchsorted(nodes, claims.whole)).sum()
+        return amounts
+
+    def _amounts_once(self, claims: Claims, amounts: IntArray) -> IntArray:
+        """The same, added to ``amounts``, for claims on all aliases, of which one counts."""
+        graph = self._graph
+        assert graph.same is not None
+        first = graph.same[claims.vertices] == claims.vertices
+        vertices, taken = claims.vertices[first], claims.amounts[first]
+        row = self._row_of_code[graph.type_of[vertices]]
+        np.add.at(amounts, row[row >= 0] - FIRST_LEAF, taken[row >= 0])
+        amounts[-1] = (taken[np.isin(vertices, graph.of_type(NODE))] > 0).sum()
         return amounts
 
     def _note(self, sign: int, span: Span) -> None:

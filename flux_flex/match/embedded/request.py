@@ -120,8 +120,8 @@ def _compile(
     item: Resource, basis: Basis, parents: IntArray, *, in_slot: bool, at_top: bool
 ) -> Ask:
     graph = basis.graph
-    candidates = _outermost(graph, item.type)
-    homes = _homes(item, graph) if item.is_slot and at_top else parents
+    homes = graph.once(_homes(item, graph)) if item.is_slot and at_top else parents
+    candidates = _once_in_each(homes, _outermost(graph, item.type), graph)
     # Below a slot supplies are counted in the slot's homes; below a vertex, in that vertex.
     below = homes if item.is_slot else candidates
     children = tuple(
@@ -164,6 +164,18 @@ def _outermost(graph: ResourceGraph, kind: str) -> IntArray:
     ends = np.maximum.accumulate(graph.end[members])
     outer: IntArray = members[np.concatenate((_FIRST, members[1:] >= ends[:-1]))[: len(members)]]
     return outer
+
+
+def _once_in_each(homes: IntArray, candidates: IntArray, graph: ResourceGraph) -> IntArray:
+    """The candidates in some homes, of shared ones the first alias in each home."""
+    if graph.same is None:
+        return candidates
+    home = np.searchsorted(homes, candidates, side="right") - 1
+    inside = (home >= 0) & (candidates < graph.end[homes[home]])
+    candidates, home = candidates[inside], home[inside]
+    _, first = np.unique(home * len(graph) + graph.same[candidates], return_index=True)
+    once: IntArray = candidates[np.sort(first)]
+    return once
 
 
 def _homes(slot: Resource, graph: ResourceGraph) -> IntArray:

@@ -21,7 +21,7 @@ from flux_flex.match.embedded.spans import IDLE, OWN
 from flux_flex.model.graph import NODE, BoolArray, IntArray, ResourceGraph, expand
 
 
-class _NoFit(Exception):
+class NoFit(Exception):
     """The picks so far leave too little for the rest of the request."""
 
 
@@ -63,7 +63,7 @@ class Traversal:
         choice = Choice()
         try:
             self._pick_siblings(self.request.asks, self.request.contested, _ROOT, choice)
-        except _NoFit:
+        except NoFit:
             return None
         return choice.with_whole_nodes(self.graph) if self.policy.whole_nodes else choice
 
@@ -174,7 +174,7 @@ class Traversal:
     def _fits(self, asks: tuple[Ask, ...], slots: int | None = None) -> bool:
         try:
             self._pick_in_turn(asks, Choice(), slots)
-        except _NoFit:
+        except NoFit:
             return False
         return True
 
@@ -225,7 +225,7 @@ class Traversal:
         if ask.spread:
             wanted = ask.count.largest_within(int(supply.sum()))
             if not wanted:
-                raise _NoFit
+                raise NoFit
             share = self._shares(ask, supply, wanted)
             homes = np.flatnonzero(share)
             self._take(ask, homes, share[homes], choice)
@@ -236,7 +236,7 @@ class Traversal:
         else:
             wanted_of = np.array([ask.count.largest_within(n) for n in available.tolist()])
         if (available < ask.count.least).any() or not wanted_of.all():
-            raise _NoFit
+            raise NoFit
         self._take(ask, homes, wanted_of, choice)
 
     def _take(self, ask: Ask, homes: IntArray, wanted: IntArray, choice: Choice) -> None:
@@ -260,7 +260,7 @@ class Traversal:
         kept = rank < wanted[place]
         vertices = vertices[kept]
         if len(vertices) < wanted.sum():
-            raise _NoFit
+            raise NoFit
         self._take_vertices(ask, vertices, choice)
 
     def _take_nearest(self, ask: Ask, homes: IntArray, wanted: IntArray, choice: Choice) -> None:
@@ -270,7 +270,7 @@ class Traversal:
         for i, n in enumerate(wanted.tolist()):
             mine = np.sort(vertices[place == i])
             if len(mine) < n:
-                raise _NoFit
+                raise NoFit
             share = closest(self.graph, mine, np.ones(len(mine), dtype=np.int64), n)
             taken.append(mine[share > 0])
         self._take_vertices(ask, np.concatenate(taken), choice)
@@ -334,7 +334,7 @@ class Traversal:
             _, _, pools = self._ranked(content, np.array([home]))
             groups = _groups(self.graph.size[pools].tolist(), content.count.least)
             if len(groups) < n:
-                raise _NoFit
+                raise NoFit
             taken = pools[: groups[n - 1]]
             choice.shown.append((taken, self.graph.size[taken], True))
             choice.leaves.append((taken, self.graph.size[taken]))

@@ -1,0 +1,10 @@
+"""Fixtures of the matcher's tests."""
+
+import pytest
+from engines import Open, opened
+
+
+@pytest.fixture
+def engine(request: pytest.FixtureRequest) -> Open:
+    """How to open a matcher of the engine that a test is run with: see ``engines.RELEVANT``."""
+    return opened(request.param)

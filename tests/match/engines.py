@@ -1,0 +1,50 @@
+"""The engines that are present, for tests that run over all of them: the fixture ``engine``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from flux_flex.errors import FlexError
+from flux_flex.match import open_matcher
+from flux_flex.match.fluxion_library import open_library
+from flux_flex.match.matcher import Matcher
+from flux_flex.model.graph import ResourceGraph
+from flux_flex.model.idset import format_idset
+from flux_flex.model.rv1 import parse_r
+
+Open = Callable[[ResourceGraph, str], Matcher]
+
+
+def absence() -> str:
+    """ "" where libreapi_cli is found, else why not."""
+    try:
+        open_library()
+    except FlexError as error:
+        return error.what
+    return ""
+
+
+ABSENCE = absence()
+RELEVANT = [
+    "embedded",
+    pytest.param(
+        "fluxion",
+        marks=[pytest.mark.flux, pytest.mark.skipif(bool(ABSENCE), reason=ABSENCE or "present")],
+    ),
+]
+
+
+def opened(name: str) -> Open:
+    """How to open a matcher of an engine, by graph and policy."""
+    return lambda graph, policy: open_matcher(graph, engine=name, policy=policy)
+
+
+def ranks_of(R: Mapping[str, Any]) -> dict[int, str]:
+    """An R in brief: by rank its cores, and after a + how many gpus."""
+    return {
+        item.rank: format_idset(item.cores) + (f"+{len(item.gpus)}" if item.gpus else "")
+        for item in parse_r(R).ranks
+    }
