@@ -68,6 +68,8 @@ def _said(details: ErrorDetails) -> str:
     """Pydantic's message without its preamble, with the refused value when that is short."""
     said = details["msg"].removeprefix("Value error, ").removeprefix("Input ")
     value = details["input"]
+    if details["type"] == "string_pattern_mismatch":
+        return f"{_shown(value)} is not of the form that is wanted"
     if details["type"] != "value_error":
         said += f", not {_shown(value)}"
     return " ".join(said.split())

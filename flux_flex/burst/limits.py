@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from flux_flex.config import Limits
 from flux_flex.model.duration import format_duration
+from flux_flex.model.money import format_usd
 
 # Sums of prices are compared to limits in dollars: a hundredth of a cent is no excess.
 _TOLERANCE_USD = 1e-4
@@ -64,16 +65,16 @@ class Headroom:
         if limit is None or not _over(self._cost_per_hour_usd, extra, limit):
             return ""
         left = max(0.0, limit - self._cost_per_hour_usd)
-        return f"the limit of ${limit:,.2f}/h leaves ${left:,.2f}, it takes ${extra:,.2f}"
+        said, rest, more_usd = (format_usd(amount) for amount in (limit, left, extra))
+        return f"the limit of {said}/h leaves {rest}, it takes {more_usd}"
 
     def _too_much_in_all(self, more: Commitment) -> str:
         limit, extra = self._limits.budget, more.cost_usd
         if limit is None or not _over(self._cost_usd, extra, limit):
             return ""
         left, period = max(0.0, limit - self._cost_usd), format_duration(self._limits.period)
-        return (
-            f"the budget of ${limit:,.2f} in {period} leaves ${left:,.2f}, it takes ${extra:,.2f}"
-        )
+        said, rest, more_usd = (format_usd(amount) for amount in (limit, left, extra))
+        return f"the budget of {said} in {period} leaves {rest}, it takes {more_usd}"
 
     def _too_many_for_user(self, more: Commitment) -> str:
         limit, own = self._limits.per_user, self._nodes_of[more.user]

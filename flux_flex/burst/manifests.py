@@ -18,19 +18,21 @@ from flux_flex.model.jobid import f58
 
 
 def manifests(
-    orders: Sequence[Order], config: BurstConfig, lead_size: int
+    orders: Sequence[Order], config: BurstConfig, hosts: Sequence[str]
 ) -> list[tuple[str, str]]:
-    """(file name, YAML text) for each burst; ``lead_size`` is the brokers of this system.
+    """(file name, YAML text) for each burst; ``hosts`` are those of this system, by rank.
 
-    All bursts of one call share the lead broker's list of hosts, in their order. Raises BadInput
-    where the configuration has no ``minicluster``, or has one that no manifest can be made from.
+    A lead broker that is not the first of them is taken to be one more, before them. All bursts
+    of one call share the lead broker's list of hosts, in their order. Raises BadInput where the
+    configuration has no ``minicluster``, or has one that no manifest can be made from.
     """
     said = config.minicluster
     if said is None:
         raise BadInput("the key is missing", "burst.minicluster", "say what manifests need")
+    others = tuple(hosts[1:] if hosts and hosts[0] == said.lead.name else hosts)
     options = MiniClusterOptions(
         image=said.image,
-        lead=LeadBroker(said.lead.address, said.lead.port, said.lead.name, lead_size),
+        lead=LeadBroker(said.lead.address, said.lead.port, said.lead.name, len(others) + 1, others),
         curve_secret=said.curve_secret,
         munge_secret=said.munge_secret,
         namespace=said.namespace,

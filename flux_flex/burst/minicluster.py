@@ -44,6 +44,7 @@ from flux_flex.burst.minicluster_options import (
     ip_address,
     job_list,
 )
+from flux_flex.model.hostlist import format_hostlist
 
 __all__ = [
     "MAX_NAME",
@@ -226,7 +227,9 @@ def _broker_config(lead: LeadBroker, slots: Sequence[BurstSlot]) -> str:
         f"tcp://[{lead.address}]:{lead.port}" if ipv6 else f"tcp://{lead.address}:{lead.port}"
     )
     hosts = [f'{{ host = "{lead.name}", connect = "{endpoint}" }}']
-    if lead.size > 1:
+    if lead.others:
+        hosts.append(f'{{ host = "{format_hostlist(lead.others)}" }}')
+    elif lead.size > 1:
         hosts.append(f'{{ host = "{lead.name}-{_span(1, lead.size - 1)}" }}')
     hosts += [f'{{ host = "{slot.name}-{_span(0, slot.size - 1)}" }}' for slot in slots]
     # noverify: hwloc in a container often sees no gpu, and Flux would drain the rented node for

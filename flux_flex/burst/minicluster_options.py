@@ -53,13 +53,15 @@ class LeadBroker:
 
     ``address``: DNS name or IP address that the rented nodes can reach. ``port``: TCP port there.
     ``name``: its short host name. ``size``: brokers of its own instance, itself included, that
-    come before the first burst slot in its list of hosts.
+    come before the first burst slot in its list of hosts. ``others``: the hosts of these in the
+    order of their ranks, from 1; empty for a MiniCluster, whose hosts are ``<name>-1`` and so on.
     """
 
     address: str
     port: int
     name: str
     size: int
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,11 @@ def check_options(options: MiniClusterOptions) -> None:
     _check_count(lead.port, "lead.port", 1, 65535)
     _check_name(lead.name, "lead.name")
     _check_count(lead.size, "lead.size", 1, MAX_NODES)
+    if lead.others and len(lead.others) != lead.size - 1:
+        what = f"{len(lead.others)} other hosts for {lead.size} brokers"
+        raise BadInput(what, "lead.others", "Name the hosts of all ranks from 1.")
+    for place, host in enumerate(lead.others):
+        _check_address(host, f"lead.others[{place}]")
     for place, slot in enumerate(options.slots):
         _check_burst_name(slot.name, f"slots[{place}].name")
         _check_count(slot.size, f"slots[{place}].size", 1, MAX_NODES)
@@ -158,7 +165,7 @@ def check_hosts(burst_id: str, nodes: int, lead: LeadBroker, slots: Sequence[Bur
         )
     total = lead.size + sum(slot.size for slot in slots)
     _check_count(total, "lead.size plus slots", 1, MAX_NODES + 1)
-    hosts = [lead.name, *(f"{lead.name}-{rank}" for rank in range(1, lead.size))]
+    hosts = [lead.name, *(lead.others or (f"{lead.name}-{rank}" for rank in range(1, lead.size)))]
     hosts += [f"{slot.name}-{host}" for slot in slots for host in range(slot.size)]
     seen: set[str] = set()
     for host in hosts:
@@ -229,7 +236,7 @@ def ip_address(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | 
         return None
 
 
-def _check_address(address: str) -> None:
+def _check_address(address: str, where: str = "lead.address") -> None:
     ip = ip_address(address)
     if ip is None:
         labels = address.split(".")
@@ -244,7 +251,7 @@ def _check_address(address: str) -> None:
     if not good:
         raise BadInput(
             f"{_shown(address)} is not a host name or an IP address",
-            "lead.address",
+            where,
             "Give the address at which the rented nodes reach the lead broker, without the port.",
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from flux_flex.burst.plan import Alternative
 from flux_flex.model.duration import format_duration
+from flux_flex.model.money import format_usd
 
 
 def start_here(start_s: float, now_s: float, *, fits: bool) -> str:
@@ -24,7 +25,7 @@ def renting(way: Alternative, now_s: float, local_s: float) -> str:
     there, here = format_duration(way.start_s - now_s), format_duration(local_s - now_s)
     instead = f"in {there} instead of {here}"
     if not way.burst:
-        return f"{way.nodes} x {way.type}, ${way.cost_per_hour_usd:,.2f}/h, ready {instead}"
+        return f"{way.nodes} x {way.type}, {format_usd(way.cost_per_hour_usd)}/h, ready {instead}"
     if way.new_nodes:
         return f"joins {way.burst} with {way.new_nodes} more x {way.type}, ready {instead}"
     return f"joins {way.burst} on {way.nodes} x {way.type}, no more nodes, starts {instead}"

@@ -47,10 +47,11 @@ class Way:
     commitment: Commitment | None = None
 
     @property
-    def rank(self) -> tuple[float, float, str]:
-        """Sorts the best first: the cheapest, then the soonest, then by type. Sums and
-        differences of prices are equal within a millionth."""
-        return round(self.seen.cost_usd, 6), self.seen.start_s, self.seen.type
+    def rank(self) -> tuple[bool, float, float, str]:
+        """Sorts the best first: the cheapest, then the soonest, then by type, and at the end
+        what could never be. Sums and differences of prices are equal within a millionth."""
+        never = self.standing == "misfit"
+        return never, round(self.seen.cost_usd, 6), self.seen.start_s, self.seen.type
 
     def rejected(self, standing: Standing, why: str) -> Way:
         """The same way, ruled out."""

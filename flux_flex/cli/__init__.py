@@ -145,7 +145,7 @@ def _add_match(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy",
         default="first",
-        help="match policy: first, low, high, lonode, hinode, lonodex, hinodex, topology",
+        help="match policy: first, low, high, lonode, hinode, lonodex, hinodex, locality, topology",
     )
     parser.add_argument(
         "--format", choices=["tree", "jgf", "R", "json"], default="tree", help="how to print it"

@@ -31,8 +31,7 @@ def manifest_files(
     applies the folder would rent for bursts of another run.
     """
     try:
-        nodes = len(scenario.graph.of_type("node"))
-        made = manifests(orders, scenario.burst, nodes) if orders else []
+        made = manifests(orders, scenario.burst, _hosts(scenario)) if orders else []
     except BadInput as error:
         raise error.at(str(scenario.path)) from None
     names = {name for name, _ in made}
@@ -41,3 +40,10 @@ def manifest_files(
             what = "a manifest of another run, which this one does not replace"
             raise BadInput(what, str(old), "remove it, or choose another directory")
     return [(folder / name, text) for name, text in made]
+
+
+def _hosts(scenario: Scenario) -> list[str]:
+    """The hosts of the system in the order of their ranks, as its brokers are listed."""
+    graph = scenario.graph
+    nodes = sorted(graph.of_type("node").tolist(), key=lambda v: int(graph.rank[v]))
+    return [graph.names[v] for v in nodes]

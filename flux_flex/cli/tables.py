@@ -11,6 +11,7 @@ from rich.text import Text
 
 from flux_flex.cli.console import VERDICT_STYLE, plain_table, word
 from flux_flex.model.duration import format_duration
+from flux_flex.model.money import format_usd
 
 # Longer tables help nobody on a terminal; the JSON has it all.
 MAX_ROWS = 60
@@ -130,7 +131,8 @@ def alternatives_table(decision: Row) -> Table:
         ("type", "left"), ("provider", "left"), ("onto", "left"), ("nodes", "right"),
         ("new", "right"), ("starts in", "right"), ("cost", "right"), ("", "left"),
     ):  # fmt: skip
-        table.add_column(title, justify=justify, no_wrap=bool(title))  # type: ignore[arg-type]
+        reason = not title  # it is what this table is for, so it is the last to be cut
+        table.add_column(title, justify=justify, overflow="fold", min_width=24 * reason)  # type: ignore[arg-type]
     for one in decision["alternatives"]:
         never = one["start_s"] is None
         table.add_row(
@@ -153,7 +155,7 @@ def duration(seconds: float | None) -> str:
 
 def usd(amount: float | None) -> str:
     """Dollars and cents, or a dash."""
-    return "-" if amount is None else f"${amount:,.2f}"
+    return "-" if amount is None else format_usd(amount)
 
 
 def _count(value: int) -> str:
@@ -165,7 +167,7 @@ def _hours(value: float) -> str:
 
 
 _FIGURES = (
-    ("all jobs done after", "makespan_s", duration),
+    ("last job ended after", "makespan_s", duration),
     ("mean wait", "mean_wait_s", duration),
     ("longest wait", "max_wait_s", duration),
     ("node-hours here", "local_node_hours", _hours),

@@ -19,7 +19,17 @@ from flux_flex.model.rv1 import RankResources, ResourceSet
 if TYPE_CHECKING:
     from flux_flex.match.live import Rpc
 
-POLICIES = ("first", "low", "high", "lonode", "hinode", "lonodex", "hinodex", "topology")
+POLICIES = (
+    "first",
+    "low",
+    "high",
+    "lonode",
+    "hinode",
+    "lonodex",
+    "hinodex",
+    "locality",
+    "topology",
+)
 ENGINES = ("auto", "live", "fluxion", "embedded")
 KNOWN_TO_FLUXION = POLICIES[:-1]
 

@@ -121,8 +121,11 @@ class ResourceGraph:
         return found
 
     def leaf_types(self) -> tuple[str, ...]:
-        """Types whose vertices have nothing below them anywhere: what jobs consume."""
-        inner = np.unique(self.type_of[self.end > np.arange(len(self)) + 1])
+        """Types whose vertices have nothing below them anywhere: what jobs consume. Nodes that
+        containers share are used together even where nothing is known of what is in them."""
+        inner = set(np.unique(self.type_of[self.end > np.arange(len(self)) + 1]).tolist())
+        if self.same is not None and NODE in self.types:
+            inner.add(self.types.index(NODE))
         return tuple(name for code, name in enumerate(self.types) if code not in inner)
 
     def total(self, kind: str) -> int:

@@ -126,12 +126,42 @@ def decode_yaml(text: str) -> object:
         raise BadInput(f"not valid YAML or JSON: {what}", "", "correct the syntax") from None
 
 
+class _Keys:
+    """The keys of the mappings that are open. YAML forbids a key twice, and PyYAML takes the
+    last one: a limit that stands there twice would not be the one that is read."""
+
+    def __init__(self) -> None:
+        self._open: list[tuple[set[str] | None, bool]] = []  # keys (None: a list), a key is next
+
+    def see(self, event: yaml.Event) -> None:
+        if isinstance(event, yaml.CollectionEndEvent):
+            self._open.pop()
+            return
+        if not isinstance(event, yaml.NodeEvent):
+            return
+        keys, key_is_next = self._open[-1] if self._open else (None, False)
+        if keys is not None:
+            self._open[-1] = keys, not key_is_next
+            if key_is_next and isinstance(event, yaml.ScalarEvent) and event.value != "<<":
+                if event.value in keys:
+                    mark = event.start_mark
+                    place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+                    raise BadInput(f"the key {quoted(event.value)} twice", place, "keep one")
+                keys.add(event.value)
+        if isinstance(event, yaml.MappingStartEvent):
+            self._open.append((set(), True))
+        elif isinstance(event, yaml.SequenceStartEvent):
+            self._open.append((None, False))
+
+
 def _check_yaml(text: str) -> None:
     """Bound depth and size, aliases written out, by the stream of events: nothing is built yet."""
     count = 0
     size_of: dict[str, int] = {}
+    keys = _Keys()
     opened: list[tuple[str | None, int]] = []
     for event in yaml.parse(text, Loader=_YAML_LOADER):
+        keys.see(event)
         if isinstance(event, yaml.CollectionEndEvent):
             name, before = opened.pop()
             if name is not None:

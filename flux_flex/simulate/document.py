@@ -73,12 +73,17 @@ def summary(outcome: Outcome) -> Document:
         "max_wait_s": _seconds(max(waits)) if waits else None,
         "local_node_hours": round(_busy_s(outcome) / 3600, 3),
         "rented_node_hours": round(paid_s / 3600, 3),
-        "cost_usd": _usd(sum(record.cost_usd(outcome.end_s) for record in outcome.bursts)),
+        "cost_usd": _usd(cost_usd(outcome)),
         "jobs_finished": sum(record.end_s is not None for record in queued),
         "jobs_unfinished": sum(record.end_s is None and not record.refused for record in queued),
         "jobs_refused": sum(record.refused for record in queued),
         "bursts": len(outcome.bursts),
     }
+
+
+def cost_usd(outcome: Outcome) -> float:
+    """What all bursts have cost, in dollars."""
+    return sum(record.cost_usd(outcome.end_s) for record in outcome.bursts)
 
 
 def _busy_s(outcome: Outcome) -> float:

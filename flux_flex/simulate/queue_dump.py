@@ -67,8 +67,6 @@ def read_dump(
             job = _waiting(entry, place, jobspecs, jobspecs_path, moment)
             waiting += [job] if job.priority > 0 else []
     _check_disjoint(running, jobs_path)
-    if not running and not waiting:
-        raise BadInput("no job waits or runs", str(jobs_path), "dump a queue with jobs in it")
     seen: set[int] = set()
     for jobid in [job.jobid for job in running] + [job.jobid for job in waiting]:
         if jobid in seen:

@@ -93,7 +93,7 @@ class ScenarioFile(BaseModel):
     topology: TopologyFiles | None = Field(default=None, description="EC2's network topology")
     queue: QueueFiles = Field(description="the queue: jobs and jobspecs, or submissions")
     match_policy: Literal[
-        "first", "low", "high", "lonode", "hinode", "lonodex", "hinodex", "topology"
+        "first", "low", "high", "lonode", "hinode", "lonodex", "hinodex", "locality", "topology"
     ] = Field(default="lonode", description="which of several free nodes to prefer, as in fluxion")
     horizon: Duration | None = Field(
         default=None, description="when to stop, after the start; default: when all jobs ended"

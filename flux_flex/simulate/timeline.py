@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from flux_flex.model.duration import format_duration
 from flux_flex.model.jobid import f58
-from flux_flex.simulate.document import summary
+from flux_flex.model.money import format_usd
+from flux_flex.simulate.document import cost_usd, summary
 from flux_flex.simulate.replay import BurstRecord, Outcome
 from flux_flex.simulate.scenario import Scenario
 from flux_flex.simulate.timeline_svg import JobBar, NodeRow, Timeline
@@ -60,7 +61,7 @@ def _subtitle(plain: Outcome, burst: Outcome) -> str:
     figures = summary(burst)
     return (
         f"all jobs done in {_time(burst)} instead of {_time(plain)}, "
-        f"{figures['bursts']} bursts, ${figures['cost_usd']:,.2f}"
+        f"{figures['bursts']} bursts, {format_usd(cost_usd(burst))}"
     )
 
 

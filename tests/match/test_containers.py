@@ -259,13 +259,26 @@ def test_a_part_that_is_given_back_is_so_by_every_path(engine: Any) -> None:
     core = {"rank": "0", "children": {"core": "0-1"}}
     execution = {"R_lite": [core], "nodelist": ["node0"], "starttime": 0, "expiration": 0}
     assert not matcher.partial_cancel(held.jobid, {"version": 1, "execution": execution})
-    free = [matcher.find("sched-now=free")["execution"]["R_lite"]]
-    assert free == [[core]]
+    left = matcher.find("sched-now=allocated")["execution"]["R_lite"]
+    assert left == [{"rank": "1", "children": {"core": "0-1"}}]
     again = matcher.allocate(containers(1, ask("node", 1, slot(1, ask("core", 2)))))
     assert physical(again, "node") == ["/cluster0/container0/node0"]
     matcher.cancel(again.jobid)
     matcher.cancel(held.jobid)
     matcher.allocate(two)
+
+
+def test_nodes_with_nothing_known_in_them_are_shared_too() -> None:
+    matcher = EmbeddedMatcher(shared_graph([[0, 1], [0, 1]], cores=0), "low")
+    four = matcher.allocate(containers(2, ask("node", 2)))
+    assert len(physical(four, "node")) == 4
+    one = matcher.allocate(containers(1, ask("node", 2)))
+    alone = containers(1, ask("node", 1, exclusive=True))
+    with pytest.raises(Busy):
+        matcher.allocate(alone)
+    matcher.cancel(four.jobid)
+    matcher.cancel(one.jobid)
+    matcher.allocate(alone)
 
 
 def test_pools_are_shared_by_amount() -> None:

@@ -252,3 +252,18 @@ def test_what_is_no_jobspec_is_refused(engine: Open, text: str) -> None:
     for question in (matcher.allocate, matcher.reserve, matcher.satisfiable):
         with pytest.raises(BadInput):
             question(text)
+
+
+def test_locality_takes_the_run_of_nodes_that_begins_highest(engine: Open) -> None:
+    matcher = engine(nodes(8, core=1), "locality")
+    matcher.mark_ranks("2,7", up=False)  # which leaves 0-1 and 3-6
+    given = [matcher.allocate(whole_nodes(n)).hosts for n in (1, 2, 2)]
+    assert given == [["node3"], ["node4", "node5"], ["node0", "node6"]]
+
+
+def test_locality_counts_slots_with_consecutive_scores_alike(engine: Open) -> None:
+    matcher = engine(nodes(4, core=4), "locality")
+    assert names(matcher.allocate(cores(1))) == {"node0", "node0/core3"}
+    assert names(matcher.allocate(cores(2))) == {"node0", "node0/core1", "node0/core2"}
+    many = engine(nodes(6, core=3), "locality")  # more slots than a stable sort has
+    assert many.allocate(cores(4)).amount("core") == 4

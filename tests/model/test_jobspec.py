@@ -419,3 +419,24 @@ def test_any_yaml_of_a_tree_is_read_or_refused(tree):
         return
     reads_or_refuses(load_jobspec, text)
     reads_or_refuses(load_jobspec, "# not JSON\n" + text)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("budget: 1\nbudget: 2\n", "line 2, column 1"),
+        ("a: {b: [1, {c: 1, d: {}, c: 2}]}", "line 1, column 27"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_with_its_place(text, place):
+    with pytest.raises(BadInput, match="twice") as caught:
+        decode_yaml(text)
+    assert caught.value.where == place
+
+
+def test_equal_keys_of_different_mappings_and_values_like_keys_are_fine():
+    assert decode_yaml("a: a\nb: {a: b, b: a}\nc: [a, a, {a: 1}]") == {
+        "a": "a",
+        "b": {"a": "b", "b": "a"},
+        "c": ["a", "a", {"a": 1}],
+    }

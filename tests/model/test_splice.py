@@ -123,3 +123,23 @@ def test_ranks_are_numbers_or_an_idset() -> None:
         nodes_of_ranks(graph, "0,4-5,7")
     with pytest.raises(BadInput, match="no node of rank -1"):
         nodes_of_ranks(graph, [-1])
+
+
+def test_graphs_with_shared_nodes_are_not_spliced() -> None:
+    names = {"c": "cluster0", "a": "left", "b": "right", "n": "node0"}
+    document = {
+        "graph": {
+            "nodes": [
+                {"id": key, "metadata": {"type": name.rstrip("0"), "name": name}}
+                for key, name in names.items()
+            ],
+            "edges": [{"source": above, "target": v} for above, v in ("ca", "cb", "an", "bn")],
+        }
+    }
+    shared = parse_jgf(document)
+    for refusal in (
+        lambda: grown(shared, uniform_graph(1, 1), "/cluster0"),
+        lambda: shrunk(shared, 1),
+    ):
+        with pytest.raises(BadInput, match="containers that share nodes"):
+            refusal()

@@ -7,6 +7,8 @@ first by that of its node, and takes the lowest or the highest scores:
     lonode, hinode      by the node's number, then by the vertex's own
     lonodex, hinodex    the same, and every node that is touched is taken whole
     first               as hinode, among the first that are found
+    locality            as high; but of what stands at the top of a request, all with consecutive
+                        scores count alike, and runs of them that begin higher come first
     topology            the nodes that are nearest to each other (see ``closeness``)
 
 Equal scores are taken in the order in which fluxion's sort leaves them (see ``introsort``).
@@ -34,17 +36,20 @@ _NODE_WEIGHT = 10_000
 class Policy:
     """One match policy. ``whole_nodes``: what is touched of a node takes all of it.
     ``stops_early``: only the first vertices that are found are compared. ``nearest``: not the
-    scores decide, but how near the vertices are to each other."""
+    scores decide, but how near the vertices are to each other. ``by_runs``: at the top of a request
+    the runs decide that the scores form."""
 
     highest: bool
     node_centric: bool = False
     whole_nodes: bool = False
     stops_early: bool = False
     nearest: bool = False
+    by_runs: bool = False
 
     def keys(self, graph: ResourceGraph) -> IntArray:
         """A key for each vertex, shape (n,), of which the smallest is preferred."""
-        score = graph.local_id + 1
+        # By runs, a slot of more vertices must be as far from one of fewer as fluxion has it.
+        score = graph.local_id + (2 if self.by_runs else 1)
         if self.node_centric:
             inside = graph.node_of >= 0
             inside[graph.of_type(NODE)] = False
@@ -62,9 +67,20 @@ POLICIES: dict[str, Policy] = {
     "lonode": Policy(highest=False, node_centric=True),
     "hinode": Policy(highest=True, node_centric=True),
     "lonodex": Policy(highest=False, node_centric=True, whole_nodes=True),
+    "locality": Policy(highest=True, by_runs=True),
     "topology": Policy(highest=False, node_centric=True, nearest=True),
     "hinodex": Policy(highest=True, node_centric=True, whole_nodes=True),
 }
+
+
+def run_keys(keys: IntArray) -> IntArray:
+    """For each of ``keys`` that of the run of consecutive numbers that it is in: its largest key,
+    which belongs to the lowest score."""
+    different = np.unique(keys)
+    last = np.append(different[1:] - different[:-1] > 1, True)[: len(different)]
+    ends = different[last]
+    found: IntArray = ends[np.searchsorted(ends, keys)]
+    return found
 
 
 def preferred(keys: IntArray) -> IntArray:

@@ -54,7 +54,7 @@ def given_twice(picked: Picked, graph: ResourceGraph) -> list[IntArray]:
     if graph.same is None:
         return []
     exclusive, amounts = np.zeros((2, len(graph)), dtype=np.int64)
-    leaf = graph.end == np.arange(len(graph)) + 1
+    leaf = np.isin(graph.type_of, [graph.types.index(kind) for kind in graph.leaf_types()])
     for vertices, sizes, only in picked:
         amounts[vertices] = np.where(leaf[vertices] | only, sizes, 0)
         if only:

@@ -15,7 +15,7 @@ from flux_flex.match.embedded.closeness import closest
 from flux_flex.match.embedded.discovery import Discovery, Order
 from flux_flex.match.embedded.leads import NONE, Leads
 from flux_flex.match.embedded.planner import Planner
-from flux_flex.match.embedded.policies import MAX_FOLLOWED, Policy, preferred
+from flux_flex.match.embedded.policies import MAX_FOLLOWED, Policy, preferred, run_keys
 from flux_flex.match.embedded.request import Ask, Request
 from flux_flex.match.embedded.spans import IDLE, OWN
 from flux_flex.model.graph import NODE, BoolArray, IntArray, ResourceGraph, expand
@@ -226,6 +226,9 @@ class Traversal:
             wanted = ask.count.largest_within(int(supply.sum()))
             if not wanted:
                 raise NoFit
+            if self.policy.by_runs and not ask.contested:
+                self._take_by_runs(ask, supply, wanted, choice)
+                return
             share = self._shares(ask, supply, wanted)
             homes = np.flatnonzero(share)
             self._take(ask, homes, share[homes], choice)
@@ -361,6 +364,20 @@ class Traversal:
         best = preferred(score)[:wanted]
         return np.bincount(home[best], minlength=len(slots))
 
+    def _take_by_runs(self, slot: Ask, slots: IntArray, wanted: int, choice: Choice) -> None:
+        """The best slots by the runs of their scores, the first of their homes or not."""
+        homes = np.flatnonzero(slots)
+        start = np.cumsum(slots[homes]) - slots[homes]
+        _, score = self._slot_scores(slot, homes, slots[homes])
+        chosen = np.zeros(len(score), dtype=bool)
+        chosen[preferred(run_keys(score))[:wanted]] = True
+        for content in slot.children:
+            place, rank, vertices = self._ranked(content, homes)
+            number = self._slot_of(content, place, rank, vertices)
+            used = number < slots[homes][place]
+            used[used] = chosen[start[place[used]] + number[used]]
+            self._take_vertices(content, vertices[used], choice)
+
     def _leading(self, slot: Ask, slots: IntArray, wanted: int) -> IntArray:
         """The ``wanted`` homes whose first slots are best: the best slots are all in them."""
         leads = np.where(slots > 0, self._leads(slot), NONE)
@@ -424,14 +441,15 @@ class Traversal:
         length = high - low
         candidate = expand(low, high)
         place = np.repeat(np.arange(len(homes)), length)
-        if ask.order < 0:  # the last candidate of each home is the best
+        by_runs = self.policy.by_runs and any(ask is one for one in self.request.asks)
+        if ask.order < 0 and not by_runs:  # the last candidate of each home is the best
             candidate = np.repeat(low + high - 1, length) - candidate
         vertex = ask.candidates[candidate]
         kept = self.qualified(ask)[candidate] if ask.children else self._free(ask, vertex)
         place, vertex = place[kept], vertex[kept]
         first = np.searchsorted(place, np.arange(len(homes) + 1))
-        if not ask.order:
-            keys = self.keys[vertex]
+        if not ask.order or by_runs:
+            keys = run_keys(self.keys[vertex]) if by_runs else self.keys[vertex]
             by_key = np.lexsort((keys, place))
             self._as_fluxion_sorts(keys, by_key, first)
             place, vertex = place[by_key], vertex[by_key]
