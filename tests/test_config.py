@@ -133,7 +133,7 @@ def test_durations_are_seconds_or_text_with_a_unit(
         ("depth", 0, "greater than or equal to 1"),
         ("efa_from_nodes", -1, "greater than or equal to 0"),
         ("providers", [], "at least 1 item"),
-        ("providers.0.name", "EKS", "match pattern"),
+        ("providers.0.name", "EKS", "not of the form"),
         ("providers.0.types", [], "at least 1 item"),
         ("providers.0.types.0.price_per_hour_usd", -1.0, "greater than or equal to 0"),
         ("minicluster.lead.port", 0, "greater than or equal to 1"),

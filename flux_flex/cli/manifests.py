@@ -45,5 +45,5 @@ def manifest_files(
 def _hosts(scenario: Scenario) -> list[str]:
     """The hosts of the system in the order of their ranks, as its brokers are listed."""
     graph = scenario.graph
-    nodes = sorted(graph.of_type("node").tolist(), key=lambda v: int(graph.rank[v]))
+    nodes = sorted(graph.once(graph.of_type("node")).tolist(), key=lambda v: int(graph.rank[v]))
     return [graph.names[v] for v in nodes]

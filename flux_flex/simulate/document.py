@@ -108,7 +108,7 @@ def _scenario(scenario: Scenario) -> Document:
     return {
         "name": scenario.name,
         "epoch_s": _seconds(scenario.epoch_s),
-        "nodes": len(graph.of_type("node")),
+        "nodes": len(graph.once(graph.of_type("node"))),
         "cores": graph.total("core"),
         "gpus": graph.total("gpu"),
         "running": len(scenario.running),

@@ -170,7 +170,7 @@ def _allocation(
     entry: Mapping[str, object], place: str, graph: ResourceGraph
 ) -> Mapping[str, object]:
     """R of a running job, from the scheduler's summary, else whole nodes by rank."""
-    nodes = {int(graph.rank[v]): int(v) for v in graph.of_type(NODE)}
+    nodes = {int(graph.rank[v]): int(v) for v in graph.once(graph.of_type(NODE))}
     ranks: list[RankResources] = []
     for rank, cores, gpus in _held(entry, place, nodes, graph):
         node = nodes.get(rank)

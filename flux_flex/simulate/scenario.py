@@ -209,7 +209,7 @@ def _network(files: TopologyFiles | None, folder: Path, graph: ResourceGraph) ->
     from flux_flex.topology.aws import read_places  # only scenarios with a topology need it
 
     instances, topology = (folder / name for name in (files.instances, files.topology))
-    hosts = [graph.names[v] for v in graph.of_type("node")]
+    hosts = [graph.names[v] for v in graph.once(graph.of_type("node"))]
     answers = read_json(instances), read_json(topology)
     try:
         return NetworkTree.from_places(read_places(*answers, hosts).places)

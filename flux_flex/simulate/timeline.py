@@ -42,7 +42,7 @@ def timeline(scenario: Scenario, plain: Outcome, burst: Outcome) -> Timeline:
 
 def _local_rows(scenario: Scenario, end_s: float) -> list[NodeRow]:
     graph = scenario.graph
-    nodes = sorted(graph.of_type("node").tolist(), key=lambda v: int(graph.rank[v]))
+    nodes = sorted(graph.once(graph.of_type("node")).tolist(), key=lambda v: int(graph.rank[v]))
     return [NodeRow(graph.names[v], False, "local", 0.0, end_s, None) for v in nodes]
 
 

@@ -139,7 +139,7 @@ def test_property_that_a_constraint_could_not_name_is_refused() -> None:
         ({"types": ["c7i"]}, "types[0]", "should be a mapping of keys, not str"),
         ({"currency": "EUR"}, "currency", "should be 'USD', not 'EUR'"),
         ({"source": ""}, "source", "at least 1 character"),
-        ({"region": "Ohio"}, "region", "match pattern"),
+        ({"region": "Ohio"}, "region", "not of the form"),
         ({"date": "yesterday"}, "date", "valid date"),
         ({"date": 20261123}, "date", "should be a date written 2026-11-23"),
         ({"date": datetime.datetime(2026, 11, 23, 1)}, "date", "should be a date written"),

@@ -131,8 +131,10 @@ def _each_decision_is_one_of_a_job_with_a_reason(given_: Snapshot, plan: Plan) -
         assert (one.verdict == "burst") == (one.chosen is not None)
         taken = [seen for seen in one.alternatives if not seen.rejected]
         assert taken == ([one.chosen] if one.chosen else [])
+        never = [math.isinf(seen.start_s) for seen in one.alternatives]
         costs = [round(seen.cost_usd, 6) for seen in one.alternatives]
-        assert costs == sorted(costs)
+        ranks = list(zip(never, costs, strict=True))
+        assert ranks == sorted(ranks)
         if one.verdict == "impossible":
             assert all(math.isinf(seen.start_s) for seen in one.alternatives)
 

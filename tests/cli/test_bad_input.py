@@ -505,11 +505,15 @@ def test_dump_without_a_list_of_jobs_is_refused(
     refuses_scenario(world, capsys, path, "jobs.json: jobs", "no list of jobs")
 
 
-def test_dump_in_which_nothing_waits_or_runs_is_refused(
-    world: World, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("jobs", [[], [{**waiting(2), "state": "INACTIVE"}]])
+def test_queue_in_which_nothing_waits_is_no_error(
+    jobs: list[dict[str, Any]], world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world.jobs = [{**waiting(2), "state": "INACTIVE"}]
-    refuses_scenario(world, capsys, world.save(), "jobs.json", "no job waits or runs")
+    world.jobs = jobs
+    path = world.save()
+    assert main(["plan", str(path)]) == 0
+    assert "no job in the queue may burst" in capsys.readouterr().out
+    assert main(["simulate", str(path)]) == 0
 
 
 @pytest.mark.parametrize(

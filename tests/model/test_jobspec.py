@@ -425,7 +425,7 @@ def test_any_yaml_of_a_tree_is_read_or_refused(tree):
     ("text", "place"),
     [
         ("budget: 1\nbudget: 2\n", "line 2, column 1"),
-        ("a: {b: [1, {c: 1, d: {}, c: 2}]}", "line 1, column 27"),
+        ("a: {b: [1, {c: 1, d: {}, c: 2}]}", "line 1, column 26"),
     ],
 )
 def test_a_key_that_stands_twice_is_refused_with_its_place(text, place):
