@@ -12,7 +12,8 @@ from match_help import ask, held_twice, plant, slot, spec
 
 from flux_flex.errors import Busy, Unsatisfiable
 from flux_flex.match.embedded import EmbeddedMatcher
-from flux_flex.match.embedded.planner import CORE, Planner
+from flux_flex.match.embedded.counting import CORE
+from flux_flex.match.embedded.planner import Planner
 from flux_flex.match.embedded.policies import POLICIES
 from flux_flex.match.embedded.spans import IDLE, LISTED, OWN
 from flux_flex.model.graph import ResourceGraph

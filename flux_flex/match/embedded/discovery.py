@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from flux_flex.match.embedded.choice import Choice
-from flux_flex.match.embedded.planner import CORE
+from flux_flex.match.embedded.counting import CORE
 from flux_flex.match.embedded.policies import preferred
 from flux_flex.match.embedded.request import Ask
 from flux_flex.match.embedded.spans import IDLE, OWN

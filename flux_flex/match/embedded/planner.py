@@ -28,12 +28,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from flux_flex.errors import BadInput
+from flux_flex.match.embedded.counting import Counting
 from flux_flex.match.embedded.profile import Profile
-from flux_flex.match.embedded.sharing import on_all_aliases, shared_entries
+from flux_flex.match.embedded.sharing import on_all_aliases
 from flux_flex.match.embedded.spans import (
-    FIRST_LEAF,
     IDLE,
-    LISTED,
     NO_VERTICES,
     OWN,
     Claims,
@@ -42,20 +41,16 @@ from flux_flex.match.embedded.spans import (
 )
 from flux_flex.model.graph import BoolArray, IntArray, ResourceGraph, expand
 
-CORE = "core"
-
-_FIRST = np.ones(1, dtype=bool)
-
 # So many changes are remembered one by one; whoever looks less often looks at all anew.
 _REMEMBERED = 256
+
+# Past no more events than this a sweep walks step by step.
+_SHORT = 160
 
 # States at later times are kept so many events apart, and only a few of them.
 _STRIDE = 96
 _KEPT_STATES = 12
 _KEPT_BYTES = 256 << 20
-
-# Claims of so few vertices are summed up in Python: numpy's calls would take longer.
-_FEW = 8
 
 # An event is (time, order, serial, span); ends sort before starts at one time, since a span
 # is half open and what ends at t is free at t. The serial keeps spans from being compared.
@@ -69,21 +64,19 @@ class Planner:
     def __init__(self, graph: ResourceGraph) -> None:
         self.graph = graph
         self.now = 0.0
-        self.leaf_row = {kind: FIRST_LEAF + i for i, kind in enumerate(graph.leaf_types())}
-        self.full = self._full()
+        self._counting = Counting(graph)
+        self.leaf_row, self.full = self._counting.leaf_row, self._counting.full
         self.state = self.full.copy()
         self.state[IDLE] = 0
-        self._rows_above = [IDLE, LISTED, *self.leaf_row.values()]
-        # By type code: the row that counts a claim of this type above it, or -1.
-        self._row_of_code = np.array([self.leaf_row.get(kind, -1) for kind in graph.types])
         self._spans: dict[int, Span] = {}
         self._events: list[_Event] = []
         self._serial = 0
         self.version = 0  # counts changes: answers kept for a version stay true within it
         self._changes: deque[IntArray] = deque(maxlen=_REMEMBERED)
         self._ahead: list[tuple[float, IntArray]] = []  # states at later times, ascending
-        self._profile = Profile(graph, self.full[list(self.leaf_row.values())], self._row_of_code)
-        self._leaf = graph.end == np.arange(len(graph)) + 1
+        self._profile = Profile(
+            graph, self.full[list(self.leaf_row.values())], self._counting.row_of_code
+        )
         self._unit = bool((graph.size == 1).all())
         self._owned: WeakKeyDictionary[Span, tuple[IntArray, IntArray]] = WeakKeyDictionary()
 
@@ -91,53 +84,21 @@ class Planner:
         """A planner that starts from this one's state and then goes its own way."""
         twin = Planner.__new__(Planner)
         twin.graph, twin.now, twin.leaf_row = self.graph, self.now, self.leaf_row
-        twin.full, twin._rows_above = self.full, self._rows_above
+        twin.full, twin._counting = self.full, self._counting
         twin.state = self.state.copy()
-        twin._row_of_code = self._row_of_code
         twin._spans = dict(self._spans)
         twin._events = list(self._events)
         twin._serial, twin.version = self._serial, self.version
         twin._changes = self._changes.copy()
         twin._profile = self._profile.copy()
         twin._ahead = []
-        twin._unit, twin._owned, twin._leaf = self._unit, self._owned, self._leaf
+        twin._unit, twin._owned = self._unit, self._owned
         return twin
 
     @property
     def spans(self) -> dict[int, Span]:
         """Spans by job id: those that hold something now or will."""
         return self._spans
-
-    def _full(self) -> IntArray:
-        """What taking everything at and below each vertex takes, in the shape of the state."""
-        graph, n = self.graph, len(self.graph)
-        full = np.zeros((FIRST_LEAF + len(self.leaf_row), n), dtype=np.int64)
-        full[IDLE] = graph.end - np.arange(n)
-        full[OWN] = graph.size
-        for kind, row in self.leaf_row.items():
-            own = np.where(graph.type_of == graph.types.index(kind), graph.size, 0)
-            before = np.concatenate(([0], np.cumsum(own)))
-            full[row] = before[graph.end] - before[:n]
-        if graph.same is not None:
-            self._count_once(full)
-        if CORE in self.leaf_row:
-            full[LISTED] = full[self.leaf_row[CORE]]
-        return full
-
-    def _count_once(self, full: IntArray) -> None:
-        """Let each row count what is shared once in what contains several of its aliases."""
-        graph, n = self.graph, len(self.graph)
-        root = np.zeros(1, dtype=np.int64)
-        everything = on_all_aliases(Claims(root, NO_VERTICES, NO_VERTICES), graph)
-        claim, above = shared_entries(everything, graph)
-        inner = graph.end > np.arange(n) + 1
-        full[IDLE] = 1 + np.bincount(above, minlength=n)
-        code = graph.type_of[everything.vertices[claim]]
-        for kind, row in self.leaf_row.items():
-            of_kind = code == graph.types.index(kind)
-            sums = np.zeros(n, dtype=np.int64)
-            np.add.at(sums, above[of_kind], everything.amounts[claim[of_kind]])
-            full[row, inner] = sums[inner]
 
     # -- changes -----------------------------------------------------------------------------
 
@@ -147,7 +108,7 @@ class Planner:
             return None
         if self.graph.same is not None:
             claims = on_all_aliases(claims, self.graph)
-        return self.hold(Span(jobid, start, end, claims, self._delta(claims)))
+        return self.hold(Span(jobid, start, end, claims, self._counting.delta(claims)))
 
     def hold(self, span: Span) -> Span:
         """Hold a span that has not ended; its delta is of this graph."""
@@ -237,100 +198,6 @@ class Planner:
     def _give(self, delta: Delta) -> None:
         np.add.at(self.state.reshape(-1), delta.index, delta.amount)
 
-    def _delta(self, claims: Claims) -> Delta:
-        """All entries that claims change, with the sums that they change by."""
-        if self.graph.same is not None:
-            return self._shared_delta(claims)
-        if not claims.whole.size and claims.vertices.size <= _FEW:
-            return self._small_delta(claims)
-        graph, n = self.graph, len(self.graph)
-        rows = np.arange(len(self.state))[:, np.newaxis] * n
-        inside = expand(claims.whole, graph.end[claims.whole])
-        single = self._columns(claims)
-        # What a leaf has below it is never asked: of leaves only what they are themselves counts.
-        leaf = self._leaf[inside]
-        trunk, own = inside[~leaf], rows[:LISTED]
-        index = [
-            (rows + trunk).ravel(),
-            (own + inside[leaf]).ravel(),
-            (own + claims.vertices).ravel(),
-        ]
-        change = [
-            self.full[:, trunk].ravel(),
-            self.full[:LISTED, inside[leaf]].ravel(),
-            single[:LISTED].ravel(),
-        ]
-        # Above, whole vertices and single ones count alike: a column of amounts for each, in
-        # all rows but that of what a vertex is itself.
-        rows = rows[self._rows_above]
-        taken = np.concatenate(
-            (self.full[:, claims.whole][self._rows_above], single[self._rows_above]), axis=1
-        )
-        above = graph.parent[np.concatenate((claims.whole, claims.vertices))]
-        while True:
-            inner = above >= 0
-            if not inner.all():
-                above, taken = above[inner], taken[:, inner]
-            if not above.size:
-                break
-            # Siblings stand together: what they take above them is one sum.
-            runs = np.flatnonzero(np.concatenate((_FIRST, above[1:] != above[:-1])))
-            above, taken = above[runs], np.add.reduceat(taken, runs, axis=1)
-            index.append((rows + above).ravel())
-            change.append(taken.ravel())
-            above = graph.parent[above]
-        above = claims.unlisted
-        while above.size:
-            index.append(LISTED * n + above)
-            change.append(np.full(len(above), -1))
-            above = graph.parent[above]
-            above = above[above >= 0]
-        return Delta(np.concatenate(index), np.concatenate(change))
-
-    def _small_delta(self, claims: Claims) -> Delta:
-        """The same for a few single vertices."""
-        n, parent = len(self.graph), self.graph.parent
-        sums: dict[int, int] = {}
-        core = self.leaf_row.get(CORE, -2)
-        amounts = claims.amounts.tolist()
-        for claimed, amount in zip(claims.vertices.tolist(), amounts, strict=True):
-            vertex = claimed
-            row = int(self._row_of_code[self.graph.type_of[vertex]])
-            rows = (row, LISTED) if row == core else (row,) if row >= 0 else ()
-            sums[OWN * n + vertex] = sums.get(OWN * n + vertex, 0) + amount
-            while vertex >= 0:
-                sums[IDLE * n + vertex] = sums.get(IDLE * n + vertex, 0) + 1
-                for counted in rows if vertex != claimed else ():
-                    sums[counted * n + vertex] = sums.get(counted * n + vertex, 0) + amount
-                vertex = int(parent[vertex])
-        return Delta(
-            np.array(list(sums), dtype=np.int64), np.array(list(sums.values()), dtype=np.int64)
-        )
-
-    def _shared_delta(self, claims: Claims) -> Delta:
-        """The same for claims on all aliases, in a graph that has some."""
-        n, vertices = len(self.graph), claims.vertices
-        claim, above = shared_entries(claims, self.graph)
-        rows = np.array(self._rows_above)
-        taken = self._columns(claims)[rows][:, claim]
-        return Delta(
-            np.concatenate(
-                (IDLE * n + vertices, OWN * n + vertices, (rows[:, np.newaxis] * n + above).ravel())
-            ),
-            np.concatenate((np.ones_like(vertices), claims.amounts, taken.ravel())),
-        )
-
-    def _columns(self, claims: Claims) -> IntArray:
-        """What each single claim takes of each row, shape (n_rows, n_claims)."""
-        columns = np.zeros((len(self.state), len(claims.vertices)), dtype=np.int64)
-        columns[IDLE] = 1
-        columns[OWN] = claims.amounts
-        row = self._row_of_code[self.graph.type_of[claims.vertices]]
-        counted = np.flatnonzero(row >= 0)
-        columns[row[counted], counted] = claims.amounts[counted]
-        columns[LISTED] = columns[self.leaf_row[CORE]] if CORE in self.leaf_row else 0
-        return columns
-
     # -- questions ---------------------------------------------------------------------------
 
     @contextmanager
@@ -367,17 +234,46 @@ class Planner:
         events = self._events
         passed = bisect_right(events, (start, _START), key=_when)
         until = bisect_right(events, (before, _START), key=_when)
+        if until <= _SHORT:
+            yield from self._step_by_step(start, duration_s, needs, until)
+            return
         ends = [event[0] for event in events[passed:until] if event[1] == _END]
         times = np.array([start, *ends])
+        good = self._profile.fitting(times, needs, duration_s, self._spans.values())
         present = self.state
         try:
-            good = self._profile.fitting(times, needs, duration_s, self._spans.values())
             for time in np.unique(times[good]).tolist():
                 self.state = self._state_at(time, present)
                 with self._without_later(time, time + duration_s):
                     yield time, self.state
         finally:
             self.state = present
+
+    def _step_by_step(
+        self, start: float, duration_s: float, needs: IntArray, until: int
+    ) -> Generator[tuple[float, IntArray]]:
+        """The same without the profile: past few events it is quicker to walk, in place, and to
+        look at the totals of the root."""
+        wanted = [(row, int(n)) for row, n in zip(self.leaf_row.values(), needs, strict=False) if n]
+        events, walked, time = self._events, 0, start
+        cursor = bisect_right(events, (start, _START), key=_when)
+        try:
+            while True:
+                for _, kind, _, span in events[walked:cursor]:
+                    self._apply(kind, span)
+                walked = cursor
+                if all(self.state[row, 0] >= need for row, need in wanted):
+                    with self._without_later(time, time + duration_s):
+                        yield time, self.state
+                while cursor < until and events[cursor][1] == _START:
+                    cursor += 1
+                if cursor >= until:
+                    return
+                time = events[cursor][0]
+                cursor = bisect_right(events, (time, _START), key=_when)
+        finally:
+            for _, kind, _, span in reversed(events[:walked]):
+                self._apply(_START if kind == _END else _END, span)
 
     def _state_at(self, time: float, present: IntArray) -> IntArray:
         """The state at a time: the present one, or one that is walked there from the nearest of
@@ -426,7 +322,7 @@ class Planner:
         def take(claims: Claims) -> None:
             if self.graph.same is not None:
                 claims = on_all_aliases(claims, self.graph)
-            taken.append(self._delta(claims))
+            taken.append(self._counting.delta(claims))
             self._take(taken[-1])
 
         try:
@@ -448,7 +344,7 @@ class Planner:
         if not more.vertices.size:
             yield
             return
-        delta = self._delta(more)
+        delta = self._counting.delta(more)
         self._take(delta)
         try:
             yield
