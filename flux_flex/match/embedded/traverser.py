@@ -8,6 +8,8 @@ in, by the policy's preference, and lists what is claimed. Nothing here changes 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 
 from flux_flex.match.embedded.choice import Choice
@@ -367,16 +369,12 @@ class Traversal:
     def _take_by_runs(self, slot: Ask, slots: IntArray, wanted: int, choice: Choice) -> None:
         """The best slots by the runs of their scores, the first of their homes or not."""
         homes = np.flatnonzero(slots)
-        start = np.cumsum(slots[homes]) - slots[homes]
-        _, score = self._slot_scores(slot, homes, slots[homes])
+        held = list(self._in_slots(slot, homes, slots[homes]))
+        score = self._scores(held, int(slots.sum()))
         chosen = np.zeros(len(score), dtype=bool)
         chosen[preferred(run_keys(score))[:wanted]] = True
-        for content in slot.children:
-            place, rank, vertices = self._ranked(content, homes)
-            number = self._slot_of(content, place, rank, vertices)
-            used = number < slots[homes][place]
-            used[used] = chosen[start[place[used]] + number[used]]
-            self._take_vertices(content, vertices[used], choice)
+        for content, into, vertices in held:
+            self._take_vertices(content, vertices[chosen[into]], choice)
 
     def _leading(self, slot: Ask, slots: IntArray, wanted: int) -> IntArray:
         """The ``wanted`` homes whose first slots are best: the best slots are all in them."""
@@ -405,17 +403,28 @@ class Traversal:
         self, slot: Ask, homes: IntArray, slots: IntArray
     ) -> tuple[IntArray, IntArray]:
         """(home, score) of the first ``slots[i]`` slots of each of ``homes``."""
+        held = self._in_slots(slot, homes, slots)
+        return np.repeat(homes, slots), self._scores(held, int(slots.sum()))
+
+    def _in_slots(
+        self, slot: Ask, homes: IntArray, slots: IntArray
+    ) -> Iterator[tuple[Ask, IntArray, IntArray]]:
+        """For each content (it, slot numbers, vertices): what the first ``slots[i]`` slots of
+        each of ``homes`` hold, the slots being numbered through."""
         start = np.cumsum(slots) - slots
-        score = np.zeros(int(slots.sum()), dtype=np.int64)
         for content in slot.children:
             place, rank, vertices = self._ranked(content, homes)
             number = self._slot_of(content, place, rank, vertices)
             used = number < slots[place]
-            into = start[place[used]] + number[used]
-            score += np.bincount(
-                into, weights=self.keys[vertices[used]], minlength=len(score)
-            ).astype(np.int64)
-        return np.repeat(homes, slots), score
+            yield content, start[place[used]] + number[used], vertices[used]
+
+    def _scores(self, held: Iterable[tuple[Ask, IntArray, IntArray]], count: int) -> IntArray:
+        """What each of ``count`` slots scores: the sum of its vertices."""
+        score = np.zeros(count, dtype=np.int64)
+        for _, into, vertices in held:
+            sums = np.bincount(into, weights=self.keys[vertices], minlength=count)
+            score += sums.astype(np.int64)
+        return score
 
     def _slot_of(
         self, content: Ask, place: IntArray, rank: IntArray, vertices: IntArray
