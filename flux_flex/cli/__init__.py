@@ -129,7 +129,9 @@ def _add_match(parser: argparse.ArgumentParser) -> None:
         "Ask one question: 0 it fits, 1 not now, 2 never, 3 the question cannot be read."
     )
     parser.add_argument("jobspec", metavar="JOBSPEC", help="a jobspec (YAML or JSON), - for stdin")
-    parser.add_argument("--graph", metavar="G", required=True, help="an R or a JGF file")
+    parser.add_argument(
+        "--graph", metavar="G", help="an R or a JGF file; without it the running instance is asked"
+    )
     parser.add_argument(
         "--busy",
         metavar="R",
@@ -140,7 +142,7 @@ def _add_match(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine",
         default="auto",
-        help="embedded, fluxion, or auto: fluxion where it is installed, else embedded",
+        help="live, fluxion, embedded, or auto: the first of these that is there",
     )
     parser.add_argument(
         "--policy",

@@ -12,7 +12,8 @@ from rich.tree import Tree
 
 from flux_flex.cli.console import console, print_json, word
 from flux_flex.errors import BadInput, Busy
-from flux_flex.match import Match, open_matcher
+from flux_flex.host.flux_instance import enclosing_instance
+from flux_flex.match import Match, Matcher, open_matcher
 from flux_flex.model.graph import ResourceGraph, graph_from_r
 from flux_flex.model.jgf import parse_jgf
 from flux_flex.model.jobspec import load_jobspec
@@ -25,9 +26,7 @@ _FOLD_FROM = 4
 
 def run(options: argparse.Namespace) -> int:
     """Run the command: 0, or Busy, Unsatisfiable or BadInput."""
-    matcher = open_matcher(
-        _graph(Path(options.graph)), engine=options.engine, policy=options.policy
-    )
+    matcher = _matcher(options)
     for number, name in enumerate(options.busy, start=1):
         resources = _mapping(read_json(Path(name)), name)
         try:
@@ -43,9 +42,22 @@ def run(options: argparse.Namespace) -> int:
     except BadInput as error:
         raise error.at(place) from None
     if options.format == "R":
-        _check_ranks(match, options.graph)
+        _check_ranks(match, options.graph or "the running instance")
     _print(match, options.format)
     return 0
+
+
+def _matcher(options: argparse.Namespace) -> Matcher:
+    """Over the graph that is given, or else of the instance that the command runs in."""
+    if options.graph:
+        graph = _graph(Path(options.graph))
+        return open_matcher(graph, engine=options.engine, policy=options.policy)
+    instance = enclosing_instance()
+    if instance is None:
+        what = "no graph, and no running instance to ask"
+        raise BadInput(what, "--graph", "give an R or a JGF file, or run inside an instance")
+    engine = "live" if options.engine == "auto" else options.engine
+    return open_matcher(engine=engine, policy=options.policy, instance=instance)
 
 
 def _graph(path: Path) -> ResourceGraph:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import flux_flex
 from flux_flex.cli import main
 from flux_flex.model.jgf import parse_jgf
 from flux_flex.model.rv1 import parse_r
@@ -243,3 +248,33 @@ def test_names_of_a_graph_cannot_steer_the_terminal(
     graph.write_text(json.dumps({"graph": {"nodes": nodes, "edges": edges}}))
     assert main(["match", name, "--graph", str(graph)]) == 3
     assert "\x1b" not in capsys.readouterr().err
+
+
+def test_without_a_graph_and_an_instance_the_way_out_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("FLUX_URI", raising=False)
+    assert main(["match", job(tmp_path, nodes_job(1))]) == 3
+    assert "--graph: no graph, and no running instance to ask" in capsys.readouterr().err
+
+
+@pytest.mark.flux
+@pytest.mark.skipif(shutil.which("flux") is None, reason="no flux on PATH")
+def test_inside_an_instance_the_instance_is_asked(tmp_path: Path) -> None:
+    words = [
+        *(
+            "flux",
+            "start",
+            "--conf=fake-resources.nnodes=3",
+            "--conf=fake-resources.cores-per-node=2",
+        ),
+        *("flux", "python", "-c", "import sys, flux_flex.cli as c; sys.exit(c.main())"),
+        *("match", job(tmp_path, nodes_job(2))),
+    ]
+    path = os.pathsep.join([str(Path(flux_flex.__file__).parents[1]), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": path}
+    found = subprocess.run(
+        words, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    assert "fake" in found.stdout
