@@ -266,7 +266,7 @@ def test_inside_an_instance_the_instance_is_asked(tmp_path: Path) -> None:
             "flux",
             "start",
             "--conf=fake-resources.nnodes=3",
-            "--conf=fake-resources.cores-per-node=2",
+            "--conf=fake-resources.cores-per-node=8",
         ),
         *("flux", "python", "-c", "import sys, flux_flex.cli as c; sys.exit(c.main())"),
         *("match", job(tmp_path, nodes_job(2))),
