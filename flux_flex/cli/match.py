@@ -14,10 +14,10 @@ from flux_flex.cli.console import console, print_json, word
 from flux_flex.errors import BadInput, Busy
 from flux_flex.host.flux_instance import enclosing_instance
 from flux_flex.match import Match, Matcher, open_matcher
-from flux_flex.model.graph import ResourceGraph, graph_from_r
+from flux_flex.match.matcher import read_graph
+from flux_flex.model.graph import ResourceGraph
 from flux_flex.model.jgf import parse_jgf
 from flux_flex.model.jobspec import load_jobspec
-from flux_flex.model.rv1 import parse_r
 from flux_flex.simulate.files import read_json, read_text
 
 # Below this many vertices a tree shows each; above, those of one kind share a line.
@@ -63,9 +63,7 @@ def _matcher(options: argparse.Namespace) -> Matcher:
 def _graph(path: Path) -> ResourceGraph:
     document = read_json(path)
     try:
-        if isinstance(document, Mapping) and "execution" in document:
-            return graph_from_r(parse_r(document))
-        return parse_jgf(document)
+        return read_graph(document) if isinstance(document, Mapping) else parse_jgf(document)
     except BadInput as error:
         raise error.at(str(path)) from None
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from flux_flex.errors import BadInput
-from flux_flex.model.graph import IntArray, ResourceGraph, expand
+from flux_flex.model.graph import IntArray, ResourceGraph, expand, graph_from_r
 from flux_flex.model.jgf import jgf_document, parse_jgf, paths_of
 from flux_flex.model.jobspec import Jobspec
-from flux_flex.model.rv1 import RankResources, ResourceSet
+from flux_flex.model.rv1 import RankResources, ResourceSet, parse_r
 
 if TYPE_CHECKING:
     from flux_flex.match.live import Rpc
@@ -222,7 +222,7 @@ def open_matcher(
     policy: str = "first",
     instance: Rpc | None = None,
 ) -> Matcher:
-    """Open a matcher over a graph: a ResourceGraph, or JGF as a mapping, as text or by path.
+    """Open a matcher over a graph: a ResourceGraph, or JGF or an R as a mapping, text or by path.
 
     ``engine`` is ``embedded``, ``fluxion`` (the library on this machine), ``live`` (the running
     ``instance``, whose graph it is) or ``auto``: live inside an instance with fluxion where no
@@ -265,20 +265,27 @@ def _open_live(engine: str, instance: Rpc | None) -> Matcher:
 def read_graph(graph: GraphLike) -> ResourceGraph:
     """A ResourceGraph from whatever :func:`open_matcher` takes. Raises BadInput.
 
-    Text that begins with ``{`` is JGF, other text a path.
+    A mapping is JGF, or an R (RFC 20) by its ``execution``. Text that begins with ``{`` is one of
+    them as JSON, other text a path.
     """
     if isinstance(graph, ResourceGraph):
         return graph
     if isinstance(graph, str):
         if graph.lstrip().startswith("{"):
-            return parse_jgf(_decode(graph))
+            return _parsed(_decode(graph))
         graph = Path(graph)
     if isinstance(graph, Path):
         try:
-            return parse_jgf(_decode(_read(graph)))
+            return _parsed(_decode(_read(graph)))
         except BadInput as error:
             raise error.at(str(graph)) from None
-    return parse_jgf(graph)
+    return _parsed(graph)
+
+
+def _parsed(document: object) -> ResourceGraph:
+    if isinstance(document, Mapping) and "execution" in document:
+        return graph_from_r(parse_r(document))
+    return parse_jgf(document)
 
 
 def _read(path: Path) -> str:

@@ -631,7 +631,7 @@ def test_manifests_of_another_run_are_not_mixed_with_ours(
         (["burn"], ["burn", "simulate"]),
         (["simulate"], ["SCENARIO"]),
         (["simulate", "x", "--sgv", "y"], ["--sgv"]),
-        (["match", "x"], ["--graph"]),
+        (["match", "--graph", "y"], ["JOBSPEC"]),
         (["match", "x", "--graph", "y", "--format", "xml"], ["xml", "jgf"]),
         (["explain", "x"], ["--plan"]),
     ],

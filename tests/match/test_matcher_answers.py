@@ -425,3 +425,23 @@ def test_many_different_requests_do_not_pile_up():
         matcher.satisfiable(cores(1, duration))
     assert len(matcher._compiled) <= 4096
     assert matcher.satisfiable(cores(1, 1))
+
+
+def test_an_r_opens_like_the_graph_that_it_describes(tmp_path):
+    R = {
+        "version": 1,
+        "execution": {
+            "R_lite": [{"rank": "0-1", "children": {"core": "0-3"}}],
+            "nodelist": ["node[0-1]"],
+            "starttime": 0,
+            "expiration": 0,
+        },
+    }
+    path = tmp_path / "R.json"
+    path.write_text(json.dumps(R), encoding="utf-8")
+    for given in (R, json.dumps(R), path, str(path)):
+        matcher = open_matcher(given, engine="embedded", policy="low")
+        assert [matcher.graph.path(v) for v in matcher.graph.of_type("node")] == [
+            "/cluster0/node0",
+            "/cluster0/node1",
+        ]
