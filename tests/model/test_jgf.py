@@ -1,6 +1,7 @@
 """JGF: both dialects of fluxion's, what is refused and where, and back out again."""
 
 import copy
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import pytest
@@ -286,13 +287,39 @@ def test_any_tree_is_read_or_refused(document):
         assert same(parse_jgf(jgf_document(graph)), graph)
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=8))
-def test_any_edges_make_a_tree_or_are_refused(pairs):
-    document = jgf([node(i) for i in range(6)], [edge(a, b) for a, b in pairs])
+some_edges = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=8)
+tree_edges = st.tuples(*(st.integers(0, child - 1) for child in range(1, 6))).map(
+    lambda parents: [(parent, child) for child, parent in enumerate(parents, 1)]
+)
+
+
+def routes_from_the_root(pairs: list[tuple[int, int]]) -> int | None:
+    """How many paths lead from the root to a vertex, or None where a graph must be refused."""
+    above: dict[int, set[int]] = {vertex: set() for vertex in range(6)}
+    for source, target in pairs:
+        above[target].add(source)
+    roots = [vertex for vertex in above if not above[vertex]]
     try:
-        graph = parse_jgf(document)
-    except BadInput:
+        order = list(TopologicalSorter(above).static_order())
+    except CycleError:
+        return None
+    if len(roots) != 1 or len(set(pairs)) < len(pairs):
+        return None
+    routes: dict[int, int] = {}
+    for vertex in order:
+        routes[vertex] = sum(routes[parent] for parent in above[vertex]) or 1
+    return sum(routes.values())
+
+
+@settings(max_examples=300, deadline=None)
+@given(some_edges | st.builds(list.__add__, tree_edges, some_edges.map(lambda some: some[:2])))
+def test_edges_are_read_when_one_root_reaches_all_without_a_cycle_else_refused(pairs):
+    document = jgf([node(i) for i in range(6)], [edge(a, b) for a, b in pairs])
+    expected = routes_from_the_root(pairs)
+    if expected is None:
+        with pytest.raises(BadInput):
+            parse_jgf(document)
         return
-    assert len(graph) == 6
-    assert len(pairs) == 5
+    graph = parse_jgf(document)
+    assert len(graph) == expected
+    assert set(graph.names) == {f"node{i}" for i in range(6)}
