@@ -11,7 +11,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from flux_flex.errors import BadInput
@@ -70,35 +70,33 @@ def read_yaml(path: Path) -> object:
 
 
 def write_all(files: Sequence[tuple[Path, str]]) -> None:
-    """Write files, all or none: each whole into a temporary one beside it, then all renamed.
+    """Write files: each whole into a temporary one beside it, then, with all there, all renamed.
 
-    Folders are made as needed. Raises BadInput where a file cannot be written, and then leaves
-    neither files nor folders behind.
+    Folders are made as needed. Raises BadInput where a file cannot be written; nothing is then
+    renamed, and no folder or temporary file stays. The same holds for Ctrl-C, except that what
+    it meets between two renames stays renamed: some of the files are new, each of them whole.
     """
-    folders: list[Path] = []
-    staged: list[tuple[Path, Path]] = []
-    mode = 0o666 & ~_umask()
-    try:
-        for path, text in files:
-            with _naming(path):
-                target = _target(path)
-                folders += _make_folder(target.parent)
-                descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".flux-flex-")
-                staged.append((Path(name), target))
-                with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as stream:
-                    stream.write(text)
-                # mkstemp makes files for the owner alone; ours are as public as the umask says.
-                os.chmod(name, mode)
+    with ExitStack() as undo:
+        staged = [_stage(path, text, undo) for path, text in files]
         for temporary, target in staged:
             with _naming(target):
                 os.replace(temporary, target)
-    except BaseException:
-        for temporary, _ in staged:
-            temporary.unlink(missing_ok=True)
-        for folder in reversed(folders):
-            with suppress(OSError):  # somebody else put a file there in the meantime
-                folder.rmdir()
-        raise
+        undo.pop_all()
+
+
+def _stage(path: Path, text: str, undo: ExitStack) -> tuple[Path, Path]:
+    """The text in a temporary file beside its target. ``undo`` learns how to remove it."""
+    with _naming(path):
+        target = _target(path)
+        _make_folder(target.parent, undo)
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".flux-flex-")
+        temporary = Path(name)
+        undo.callback(temporary.unlink, missing_ok=True)
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as stream:
+            # mkstemp makes files for the owner alone; ours are as public as the umask says.
+            os.fchmod(descriptor, 0o666 & ~_umask())
+            stream.write(text)
+    return temporary, target
 
 
 @contextmanager
@@ -120,11 +118,17 @@ def _target(path: Path) -> Path:
     return target
 
 
-def _make_folder(folder: Path) -> list[Path]:
-    """Make a folder and those above it; return those that were made, outermost first."""
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    return missing[::-1]
+def _make_folder(folder: Path, undo: ExitStack) -> None:
+    """Make a folder and those above it; ``undo`` learns which were made here."""
+    for missing in [one for one in (folder, *folder.parents) if not one.exists()][::-1]:
+        with suppress(FileExistsError):  # somebody else made it in the meantime
+            missing.mkdir()
+            undo.callback(_remove_empty, missing)
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # somebody else put a file there in the meantime
+        folder.rmdir()
 
 
 def _umask() -> int:

@@ -391,22 +391,46 @@ def test_interrupted_replay_ends_with_130_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("after", [0, 3])
-def test_interrupted_writing_leaves_neither_files_nor_folders(
-    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, after: int
-) -> None:
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, name: str, calls: int) -> None:
+    """Ctrl-C in a call of ``os`` when it was made that often."""
     made: list[object] = []
-    chmod: Callable[[Any, int], None] = os.chmod
+    real: Callable[..., None] = getattr(os, name)
 
-    def interrupted(path: Any, mode: int) -> None:
-        made.append(path)
-        if len(made) > after:
+    def interrupted(*args: Any) -> None:
+        made.append(args)
+        if len(made) > calls:
             raise KeyboardInterrupt
-        chmod(path, mode)
+        real(*args)
 
-    monkeypatch.setattr("flux_flex.simulate.files.os.chmod", interrupted)
-    assert main(["plan", str(EXAMPLE), "--out", str(tmp_path / "a" / "b")]) == 130
+    monkeypatch.setattr(f"flux_flex.simulate.files.os.{name}", interrupted)
+
+
+@pytest.mark.parametrize(
+    ("call", "after"),
+    [("mkdir", 0), ("mkdir", 1), ("fchmod", 0), ("fchmod", 3), ("replace", 0)],
+)
+def test_interrupted_writing_leaves_neither_files_nor_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, after: int
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, call, after)
+        assert main(["plan", str(EXAMPLE), "--out", str(tmp_path / "a" / "b")]) == 130
     assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_between_two_renames_leaves_only_whole_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tmp_path / "whole"
+    assert main(["plan", str(EXAMPLE), "--out", str(whole)]) == 0
+    some = tmp_path / "some"
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, "replace", 3)
+        assert main(["plan", str(EXAMPLE), "--out", str(some)]) == 130
+    left = list(some.iterdir())
+    assert len(left) == 3
+    for path in left:
+        assert path.read_text() == (whole / path.name).read_text()
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engines import ABSENCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from match_help import ask, slot, spec
@@ -16,7 +17,6 @@ from match_help import ask, slot, spec
 from flux_flex.errors import BadInput, Busy, FlexError, Unsatisfiable
 from flux_flex.match.embedded import EmbeddedMatcher
 from flux_flex.match.fluxion import FluxionMatcher
-from flux_flex.match.fluxion_library import open_library
 from flux_flex.match.matcher import Match, Matcher, read_graph
 from flux_flex.model.graph import ResourceGraph
 from flux_flex.model.jgf import jgf_document, parse_jgf
@@ -25,16 +25,6 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "containers"
 JOBSPECS = ("one-container", "two-containers", "shared")
 
 
-def absence() -> str:
-    """ "" where libreapi_cli is found, else why not."""
-    try:
-        open_library()
-    except FlexError as error:
-        return error.what
-    return ""
-
-
-ABSENCE = absence()
 FLUXION = pytest.param(
     FluxionMatcher,
     id="fluxion",

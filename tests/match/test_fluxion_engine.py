@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engines import ABSENCE
 from match_help import ask, cores, spec, whole_nodes
 
 from flux_flex.errors import BadInput, Busy, FlexError, Unsatisfiable
 from flux_flex.match.fluxion import FluxionMatcher
-from flux_flex.match.fluxion_library import Library, open_library
+from flux_flex.match.fluxion_library import Library
 from flux_flex.match.matcher import read_graph
 from flux_flex.model.graph import GraphBuilder, ResourceGraph, Vertex, uniform_graph
 from flux_flex.model.jgf import jgf_document
@@ -28,16 +29,6 @@ from flux_flex.model.rv1 import RankResources, ResourceSet
 GOLDEN = Path(__file__).parents[1] / "golden" / "fluxion-matches.jsonl.gz"
 
 
-def absence() -> str:
-    """ "" where libreapi_cli is found, else why not."""
-    try:
-        open_library()
-    except FlexError as error:
-        return error.what
-    return ""
-
-
-ABSENCE = absence()
 pytestmark = [pytest.mark.flux, pytest.mark.skipif(bool(ABSENCE), reason=ABSENCE)]
 
 
