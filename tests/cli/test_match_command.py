@@ -122,16 +122,7 @@ def test_unknown_policy_ends_with_3_and_the_known_ones(
 def test_policy_decides_which_nodes(
     tmp_path: Path, graph: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = [
-        "match",
-        job(tmp_path, nodes_job(1, 8)),
-        "--graph",
-        str(graph),
-        "--format",
-        "json",
-        "--policy",
-        "low",
-    ]
+    argv = ["match", job(tmp_path, nodes_job(1, 8)), "--graph", str(graph), "--format", "json"]
     assert main([*argv, "--policy", "high"]) == 0
     assert json.loads(capsys.readouterr().out)["nodes"] == ["node3"]
     assert main([*argv, "--policy", "low"]) == 0
@@ -176,17 +167,8 @@ def test_format_jgf_is_read_back_and_serves_as_a_graph(
 def test_format_json_has_paths_with_amounts(
     tmp_path: Path, graph: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = [
-        "match",
-        job(tmp_path, nodes_job(1, 1)),
-        "--graph",
-        str(graph),
-        "--format",
-        "json",
-        "--policy",
-        "low",
-    ]
-    assert main(argv) == 0
+    argv = ["match", job(tmp_path, nodes_job(1, 1)), "--graph", str(graph), "--format", "json"]
+    assert main([*argv, "--policy", "low"]) == 0
     assert json.loads(capsys.readouterr().out) == {
         "at": 0,
         "duration": 60.0,
