@@ -181,7 +181,6 @@ class _Parser:
                 _clipped(where, 80),
                 "Flatten the nested operators.",
             )
-        self._count_terms(1, where)
         operator, values = _operator_of(value, where)
         if operator is None:
             return And(())

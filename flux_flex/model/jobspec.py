@@ -137,8 +137,6 @@ class _Keys:
         if isinstance(event, yaml.CollectionEndEvent):
             self._open.pop()
             return
-        if not isinstance(event, yaml.NodeEvent):
-            return
         keys, key_is_next = self._open[-1] if self._open else (None, False)
         if keys is not None:
             self._open[-1] = keys, not key_is_next

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from one_line import assert_reads_as_one_line
 
 from flux_flex.errors import BadInput
-from flux_flex.model.constraints import MAX_DEPTH, Constraint, parse_constraint
+from flux_flex.model.constraints import MAX_DEPTH, MAX_TERMS, Constraint, parse_constraint
 
 EFA = {"properties": ["efa"]}
 SPOT = {"properties": ["spot"]}
@@ -46,12 +47,6 @@ valid_trees = st.recursive(
     ),
     max_leaves=10,
 )
-
-
-def assert_reads_as_one_line(error: BadInput) -> None:
-    for part in (error.what, error.where, error.remedy):
-        assert "\n" not in part
-        assert len(part) < 1000
 
 
 def parsed(value: object) -> Constraint:
@@ -236,3 +231,10 @@ def test_any_tree_is_a_constraint_or_bad_input(tree: object) -> None:
         if constraint is not None:
             assert "\n" not in constraint.describe()
             constraint.matches(frozenset({"efa"}), "node1", 1)
+
+
+def test_each_operand_and_value_counts_once_towards_the_bound() -> None:
+    one = {"properties": ["a"]}  # as an operand and with its value: two
+    parse_constraint({"or": [one] * (MAX_TERMS // 2)})
+    with pytest.raises(BadInput, match="more than 10,000"):
+        parse_constraint({"or": [one] * (MAX_TERMS // 2 + 1)})

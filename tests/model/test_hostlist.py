@@ -5,6 +5,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from one_line import assert_reads_as_one_line
 
 from flux_flex.errors import BadInput
 from flux_flex.model.hostlist import expand_hostlist, expand_nodelist, format_hostlist
@@ -15,12 +16,6 @@ names = st.one_of(
     st.from_regex(r"\A[A-Za-z0-9_][A-Za-z0-9._-]{0,12}\Z"),
     st.from_regex(r"\An[0-9]{17,20}\Z"),
 )
-
-
-def assert_reads_as_one_line(error: BadInput) -> None:
-    for part in (error.what, error.where, error.remedy):
-        assert "\n" not in part
-        assert len(part) < 1000
 
 
 @pytest.mark.parametrize(

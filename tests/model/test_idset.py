@@ -5,18 +5,13 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from one_line import assert_reads_as_one_line
 
 from flux_flex.errors import BadInput
 from flux_flex.model.idset import MAX_EXPANDED, MAX_ID, format_idset, parse_idset
 from flux_flex.model.quoting import json_kind
 
 ids = st.sets(st.one_of(st.integers(0, 60), st.integers(0, MAX_ID)), max_size=60)
-
-
-def assert_reads_as_one_line(error: BadInput) -> None:
-    for part in (error.what, error.where, error.remedy):
-        assert "\n" not in part
-        assert len(part) < 1000
 
 
 @pytest.mark.parametrize(

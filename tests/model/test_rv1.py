@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from one_line import assert_reads_as_one_line
 
 from flux_flex.errors import BadInput
 from flux_flex.model.rv1 import (
@@ -27,12 +28,6 @@ REAL: dict[str, Any] = {
         "nodelist": ["compute[0-15]"],
     },
 }
-
-
-def assert_reads_as_one_line(error: BadInput) -> None:
-    for part in (error.what, error.where, error.remedy):
-        assert "\n" not in part
-        assert len(part) < 1000
 
 
 def r_of(*entries: tuple[str, dict[str, str]], hosts: str, **execution: object) -> dict[str, Any]:
