@@ -13,7 +13,7 @@ import random
 import time
 from pathlib import Path
 
-from flux_flex.config import parse_burst_config
+from flux_flex.burst.config import parse_burst_config
 from flux_flex.model.graph import uniform_graph
 from flux_flex.model.jobspec import Jobspec, parse_jobspec
 from flux_flex.simulate.replay import replay

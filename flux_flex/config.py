@@ -1,147 +1,222 @@
-"""The burst configuration: validated once, every key with a type, a default and a sentence.
+"""``flex.toml``, the site's configuration: validated once, every key with a default and a sentence.
 
-The same tables stand under ``burst`` in a scenario and will stand in ``/etc/flux/flex.toml``.
-Durations are seconds or Flux Standard Durations (RFC 23) such as ``10m``; money is US dollars.
-Unknown keys are refused with the nearest known one.
+    config = load_config()              # FLUX_FLEX_CONFIG, else /etc/flux/flex.toml, else defaults
+    config.usernetes.deadlines.total    # seconds
+
+The IMP hands only ``FLUX_*`` variables to a prolog, hence the name of the variable. A prolog that
+runs as root believes the file only if nobody else can write it.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+import ipaddress
+import os
+import re
+import stat
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from flux_flex.burst.catalog import NodeType
 from flux_flex.errors import BadInput
-from flux_flex.model.duration import parse_duration
+from flux_flex.fields import STRICT, Duration
 from flux_flex.pydantic_errors import bad_input
 
-_CONFIG = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DEFAULT_PATH = "/etc/flux/flex.toml"
+PATH_VARIABLE = "FLUX_FLEX_CONFIG"
+
+# A configuration is a page; what is larger is another file.
+_MOST_BYTES = 1 << 20
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PORTS = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
+_FEWEST_PORTS = 8
+
+Deadline = Annotated[Duration, Field(gt=0, le=86400)]
 
 
-def _seconds(value: object) -> float:
-    try:
-        return parse_duration(value)
-    except BadInput as error:
-        raise ValueError(f"{error.what}: {error.remedy}") from None
+class Deadlines(BaseModel):
+    """The most that each step of a bring-up may take on one node, in seconds."""
 
+    model_config = STRICT
 
-Duration = Annotated[float, BeforeValidator(_seconds)]
-Money = Annotated[float, Field(ge=0, le=1e9)]
-
-
-class Limits(BaseModel):
-    """What may be rented at the most. A limit that is left out does not apply."""
-
-    model_config = _CONFIG
-
-    nodes: int | None = Field(default=None, ge=0, le=100_000, description="nodes rented at once")
-    cost_per_hour: Money | None = Field(default=None, description="dollars an hour, all nodes")
-    budget: Money | None = Field(default=None, description="dollars in one period")
-    period: Duration = Field(
-        default=30 * 86400.0, gt=0, description="the budget's period, like 30d"
+    prepare: Deadline = Field(
+        default=60.0, description="the directory, the tree, ports and a subnet"
     )
-    per_user: int | None = Field(
-        default=None, ge=0, le=100_000, description="nodes rented at once for the jobs of one user"
+    up: Deadline = Field(default=600.0, description="the node's container, image included")
+    kubeadm_init: Deadline = Field(
+        default=300.0, alias="kubeadm-init", description="the control plane"
     )
-    types: tuple[str, ...] | None = Field(
-        default=None, strict=False, description="node types that may be rented, all if left out"
+    install_flannel: Deadline = Field(
+        default=120.0, alias="install-flannel", description="the pod network"
+    )
+    kubeconfig: Deadline = Field(default=60.0, description="writing the kubeconfig")
+    join_command: Deadline = Field(
+        default=60.0, alias="join-command", description="a token for the workers"
+    )
+    wait_lead: Deadline = Field(
+        default=900.0, alias="wait-lead", description="until a worker hears how to join"
+    )
+    kubeadm_join: Deadline = Field(
+        default=300.0, alias="kubeadm-join", description="joining, repeated tries included"
+    )
+    wait_workers: Deadline = Field(
+        default=900.0, alias="wait-workers", description="until the lead has seen all workers join"
+    )
+    sync_external_ip: Deadline = Field(
+        default=120.0, alias="sync-external-ip", description="the nodes' addresses"
+    )
+    total: Deadline = Field(
+        default=1200.0, description="the whole bring-up; keep it under Flux's prolog timeout"
+    )
+    teardown: Deadline = Field(
+        default=45.0, description="taking it all away; keep it under Flux's kill-timeout"
     )
 
+    def of(self, step: str) -> float:
+        """The deadline of a step by its name, such as ``kubeadm-init``."""
+        seconds: float = getattr(self, step.replace("-", "_"))
+        return seconds
 
-class Provider(BaseModel):
-    """Where nodes come from, and how long they take."""
 
-    model_config = _CONFIG
+class UsernetesConfig(BaseModel):
+    """How jobs get their Kubernetes."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$", description="a name such as eks")
-    boot: Duration = Field(default=360.0, description="from the request to usable nodes, like 6m")
-    types: tuple[NodeType, ...] = Field(
-        min_length=1, strict=False, description="the node types it rents"
+    model_config = STRICT
+
+    template: str = Field(
+        default="", description="the Usernetes tree; empty for that of the usernetes package"
     )
+    container_engine: Literal["", "docker", "podman", "nerdctl"] = Field(
+        default="", description="docker, podman or nerdctl; empty to detect it as Usernetes does"
+    )
+    compose: str = Field(
+        default="", description="the compose command, such as docker-compose; empty for the usual"
+    )
+    workdir: str = Field(default="/tmp", description="parent of usernetes-<jobid>")  # noqa: S108
+    ports: str = Field(default="30000-32767", description="host ports that clusters may lease")
+    subnets: str = Field(
+        default="10.100.0.0/16", description="an IPv4 network; each node gets a /24 of it"
+    )
+    path: str = Field(
+        default="/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin",
+        description="PATH of the make targets, which run as the job's user",
+    )
+    environment: dict[str, str] = Field(
+        default_factory=dict, description="more variables for the make targets, such as QUICK"
+    )
+    join_tries: int = Field(
+        default=5, ge=1, le=100, description="how often a worker tries to join before it fails"
+    )
+    debug_max: Duration = Field(
+        default=3600.0, description="the longest that usernetes_debug keeps a failed cluster"
+    )
+    deadlines: Deadlines = Field(default=Deadlines(), description="seconds for each step")
 
-    @field_validator("types")
+    @field_validator("template", "workdir")
     @classmethod
-    def _names_differ(cls, types: tuple[NodeType, ...]) -> tuple[NodeType, ...]:
-        names = [node_type.name for node_type in types]
-        if len(set(names)) < len(names):
-            raise ValueError(f"two node types have one name: {', '.join(names)}")
-        return types
+    def _absolute(cls, path: str) -> str:
+        if path and (not path.startswith("/") or ".." in path.split("/") or not path.isprintable()):
+            raise ValueError("should be an absolute path without ..")
+        return path
+
+    @field_validator("ports")
+    @classmethod
+    def _a_range(cls, ports: str) -> str:
+        found = _PORTS.fullmatch(ports)
+        if found is None or not 1024 <= int(found[1]) <= int(found[2]) <= 65535:
+            raise ValueError("should be a range within 1024-65535 such as 30000-32767")
+        if int(found[2]) - int(found[1]) + 1 < _FEWEST_PORTS:
+            raise ValueError(f"should have room for at least {_FEWEST_PORTS} ports")
+        return ports
+
+    @field_validator("subnets")
+    @classmethod
+    def _a_network(cls, subnets: str) -> str:
+        try:
+            network = ipaddress.IPv4Network(subnets)
+        except ValueError:
+            network = None
+        if network is None or not 8 <= network.prefixlen <= 24:
+            raise ValueError("should be an IPv4 network of /8 to /24 such as 10.100.0.0/16")
+        return subnets
+
+    @field_validator("environment")
+    @classmethod
+    def _variables(cls, environment: dict[str, str]) -> dict[str, str]:
+        for name, value in environment.items():
+            if not _VARIABLE.fullmatch(name) or "\0" in value:
+                raise ValueError(f"{name[:40]!r} is no environment variable")
+        return environment
+
+    @property
+    def port_range(self) -> range:
+        first, last = self.ports.split("-")
+        return range(int(first), int(last) + 1)
 
 
-class Lead(BaseModel):
-    """The broker that rented brokers join."""
+class FlexConfig(BaseModel):
+    """The whole file."""
 
-    model_config = _CONFIG
+    model_config = STRICT
 
-    address: str = Field(description="a host name or IP address that rented nodes can reach")
-    port: int = Field(default=8050, ge=1, le=65535, description="its TCP port")
-    name: str = Field(description="its host name in the list of hosts")
+    usernetes: UsernetesConfig = Field(default=UsernetesConfig(), description="a cluster per job")
 
 
-class MiniClusterConfig(BaseModel):
-    """What each MiniCluster manifest says besides its nodes. Secrets are given by name only."""
+def load_config(path: str | Path | None = None) -> FlexConfig:
+    """The site's configuration; defaults where there is no file.
 
-    model_config = _CONFIG
-
-    image: str = Field(description="container image that holds Flux")
-    lead: Lead = Field(description="the broker that rented brokers join")
-    curve_secret: str = Field(description="name of the Secret that holds curve.cert")
-    munge_secret: str = Field(default="", description="name of the Secret that holds munge.key")
-    namespace: str = Field(default="default", description="Kubernetes namespace")
-    command: str = Field(default="", description="empty for brokers that join and wait for work")
-
-
-class BurstConfig(BaseModel):
-    """When to rent, from whom, and how much."""
-
-    model_config = _CONFIG
-
-    threshold: Duration = Field(
-        default=600.0, description="rent only where a job starts sooner by more than this"
-    )
-    idle_timeout: Duration = Field(
-        default=300.0, description="how long rented nodes may idle before they go"
-    )
-    depth: int = Field(
-        default=32, ge=1, le=100_000, description="how many pending jobs, from the head, to weigh"
-    )
-    efa_from_nodes: int = Field(
-        default=0, ge=0, description="jobs of this many nodes or more need EFA; 0 for never"
-    )
-    limits: Limits = Field(default=Limits(), description="what may be rented at the most")
-    providers: tuple[Provider, ...] = Field(
-        min_length=1, strict=False, description="where nodes come from"
-    )
-    minicluster: MiniClusterConfig | None = Field(
-        default=None, description="what manifests need; without it none are written"
-    )
-
-    @model_validator(mode="after")
-    def _names_agree(self) -> BurstConfig:
-        known = [node_type.name for provider in self.providers for node_type in provider.types]
-        unknown = [name for name in self.limits.types or () if name not in known]
-        if unknown:
-            raise ValueError(
-                f"limits.types names {unknown[0]!r}, which no provider has: {', '.join(known)}"
-            )
-        names = [provider.name for provider in self.providers]
-        if len(set(names)) < len(names):
-            raise ValueError(f"two providers have one name: {', '.join(names)}")
-        return self
-
-
-def parse_burst_config(value: object) -> BurstConfig:
-    """The burst configuration in a decoded document. Raises BadInput with the key path."""
+    ``path`` is a file that has to exist; without it the file of FLUX_FLEX_CONFIG, which has to
+    exist too, or ``/etc/flux/flex.toml``, which need not. Raises BadInput with file and key,
+    and for a file that somebody else than root and this process's user could have written.
+    """
+    named = path or os.environ.get(PATH_VARIABLE)
+    place = Path(named or DEFAULT_PATH)
     try:
-        return BurstConfig.model_validate(value)
+        text = _read_trusted(place)
+    except FileNotFoundError:
+        if named:
+            remedy = "give a file that exists" if path else f"set {PATH_VARIABLE} to one, or unset"
+            raise BadInput("no such file", str(place), remedy) from None
+        return FlexConfig()
+    try:
+        return parse_config(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"not TOML: {error}", str(place), "see https://toml.io") from None
+    except RecursionError:
+        raise BadInput("nested too deep", str(place), "see https://toml.io") from None
+    except BadInput as error:
+        raise error.at(str(place)) from None
+
+
+def parse_config(document: Mapping[str, Any]) -> FlexConfig:
+    """The configuration in a decoded document. Raises BadInput with the key path."""
+    try:
+        return FlexConfig.model_validate(document)
     except ValidationError as error:
-        raise bad_input(error, BurstConfig) from error
+        raise bad_input(error, FlexConfig) from error
+
+
+def _read_trusted(path: Path) -> str:
+    """The text of a file that only root and this user can write."""
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_uid not in (0, os.geteuid()):
+                raise BadInput("belongs to somebody else", str(path), f"chown root {path}")
+            if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise BadInput("others can write it", str(path), f"chmod go-w {path}")
+            return file.read(_MOST_BYTES).decode("utf-8")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise BadInput(error.strerror or "cannot be read", str(path), "make it readable") from None
+    except UnicodeDecodeError:
+        raise BadInput("not UTF-8", str(path), "save it as UTF-8") from None

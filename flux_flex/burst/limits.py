@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from flux_flex.config import Limits
+from flux_flex.burst.config import Limits
 from flux_flex.model.duration import format_duration
 from flux_flex.model.money import format_usd
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from flux_flex.burst.config import BurstConfig
 from flux_flex.burst.decide import Order
 from flux_flex.burst.minicluster import (
     BurstSlot,
@@ -12,7 +13,6 @@ from flux_flex.burst.minicluster import (
     manifest_yaml,
     minicluster_manifest,
 )
-from flux_flex.config import BurstConfig
 from flux_flex.errors import BadInput
 from flux_flex.model.jobid import f58
 

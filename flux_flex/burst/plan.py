@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from flux_flex.burst.catalog import NodeType
+from flux_flex.burst.config import BurstConfig
 from flux_flex.burst.market import Placed
 from flux_flex.burst.select import PendingJob
-from flux_flex.config import BurstConfig
 from flux_flex.match.embedded import EmbeddedMatcher
 
 Verdict = Literal["stay", "burst", "deferred", "impossible"]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from flux_flex.burst.catalog import NodeType
+from flux_flex.burst.config import Provider
 from flux_flex.burst.limits import Commitment
 from flux_flex.burst.market import (
     MAX_NODES,
@@ -27,7 +28,6 @@ from flux_flex.burst.market import (
 from flux_flex.burst.plan import Alternative, Order, Rented, Snapshot
 from flux_flex.burst.reasons import too_large
 from flux_flex.burst.select import PendingJob
-from flux_flex.config import Provider
 
 # open: may be taken; misfit: the job never fits there; late: not soon enough; limited: a limit
 # stands in the way.

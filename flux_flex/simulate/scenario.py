@@ -14,9 +14,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from flux_flex.burst.catalog import parse_catalog
+from flux_flex.burst.config import BurstConfig, parse_burst_config
 from flux_flex.burst.select import PendingJob
-from flux_flex.config import BurstConfig, Duration, parse_burst_config
 from flux_flex.errors import BadInput
+from flux_flex.fields import Duration
 from flux_flex.model.graph import ResourceGraph, graph_from_r
 from flux_flex.model.jgf import parse_jgf
 from flux_flex.model.network import NetworkTree

@@ -18,8 +18,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flux_flex.burst.select import PendingJob
-from flux_flex.config import Duration
 from flux_flex.errors import BadInput
+from flux_flex.fields import Duration
 from flux_flex.model.jobspec import Jobspec, load_jobspec, parse_jobspec
 from flux_flex.pydantic_errors import bad_input
 from flux_flex.simulate.files import read_text, read_yaml

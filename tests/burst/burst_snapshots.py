@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from flux_flex.burst.catalog import NodeType
+from flux_flex.burst.config import BurstConfig, parse_burst_config
 from flux_flex.burst.decide import Decision, Plan, QueuePolicy, Rented, Snapshot
 from flux_flex.burst.market import rented_graph
 from flux_flex.burst.select import PendingJob
-from flux_flex.config import BurstConfig, parse_burst_config
 from flux_flex.match.embedded import EmbeddedMatcher
 from flux_flex.model.graph import uniform_graph
 from flux_flex.model.jobspec import Jobspec, parse_jobspec

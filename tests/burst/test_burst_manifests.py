@@ -8,10 +8,10 @@ import pytest
 import yaml
 from burst_snapshots import config, job, node_type
 
+from flux_flex.burst.config import BurstConfig
 from flux_flex.burst.decide import Order
 from flux_flex.burst.manifests import manifests
 from flux_flex.burst.market import alone
-from flux_flex.config import BurstConfig
 from flux_flex.errors import BadInput
 from flux_flex.model.jobid import f58
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flux_flex.burst.config import Limits
 from flux_flex.burst.limits import Commitment, Headroom
-from flux_flex.config import Limits
 
 
 def takes(nodes: int = 0, hourly: float = 0.0, cost: float = 0.0, user: str = "ann") -> Commitment:

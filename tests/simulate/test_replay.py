@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flux_flex.config import parse_burst_config
+from flux_flex.burst.config import parse_burst_config
 from flux_flex.model.graph import uniform_graph
 from flux_flex.model.jobspec import Jobspec, parse_jobspec
 from flux_flex.model.rv1 import RankResources, ResourceSet

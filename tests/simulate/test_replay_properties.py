@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flux_flex.config import parse_burst_config
+from flux_flex.burst.config import parse_burst_config
 from flux_flex.match import Match
 from flux_flex.model.graph import uniform_graph
 from flux_flex.model.jobspec import Jobspec, parse_jobspec

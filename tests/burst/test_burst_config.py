@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flux_flex.config import BurstConfig, parse_burst_config
+from flux_flex.burst.config import BurstConfig, parse_burst_config
 from flux_flex.errors import BadInput
 
 TYPE = {
