@@ -12,21 +12,31 @@ before it is believed.
 from __future__ import annotations
 
 import errno
-import importlib
-import json
-import math
 import os
 import pwd
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from flux_flex.errors import BadInput, FlexError
-from flux_flex.host.instance import Event, JobInfo, JobState
+from flux_flex.host.flux_answers import (
+    RpcError,
+    checked_list,
+    checked_mapping,
+    checked_seconds,
+    checked_text,
+    checked_whole,
+    parse_event,
+    reason_of,
+    refused,
+    unknown,
+)
+from flux_flex.host.flux_bindings import bindings
+from flux_flex.host.flux_eventlog import Watch, append
+from flux_flex.host.instance import Event, EventStream, JobInfo, JobState
 from flux_flex.model.idset import parse_idset
 from flux_flex.model.jobid import f58
-from flux_flex.model.quoting import json_kind, quoted
+from flux_flex.model.quoting import quoted
 from flux_flex.model.rv1 import parse_r
 
 # How long a broker may take to answer, in seconds.
@@ -40,24 +50,6 @@ _STATES = {8: JobState.SCHED, 16: JobState.RUN, 32: JobState.RUN, 64: JobState.I
 _FILTERS = {JobState.SCHED: "sched", JobState.RUN: "running", JobState.INACTIVE: "inactive"}
 _LISTED = ["state", "userid", "urgency", "priority", "t_submit", "t_run", "t_inactive"]
 
-_REMEDIES = {
-    errno.ENOSYS: "load the module that answers it, see `flux module list`",
-    errno.EPERM: "ask as the owner of the instance",
-    errno.ETIMEDOUT: "look at `flux dmesg`, and ask again",
-    errno.EHOSTUNREACH: "look at `flux overlay status`",
-}
-
-
-@dataclass(eq=False)
-class RpcError(FlexError):
-    """A request that a broker refused, with the ``errno`` it answered."""
-
-    errno: int = 0
-
-    def at(self, place: str) -> RpcError:
-        where = f"{place}: {self.where}" if self.where else place
-        return type(self)(self.what, where, self.remedy, self.errno)
-
 
 class FluxInstance:
     """One running instance. Every answer is waited for at most ``deadline_s`` seconds.
@@ -67,16 +59,12 @@ class FluxInstance:
     """
 
     def __init__(self, uri: str | None = None, *, deadline_s: float = ANSWER_DEADLINE_S) -> None:
-        flux = _bindings("flux")
-        self._kvs = _bindings("flux.kvs")
-        self._job = _bindings("flux.job")
+        self._flux = bindings("flux")
+        self._kvs = bindings("flux.kvs")
+        self._job = bindings("flux.job")
         self._deadline_s = deadline_s
-        try:
-            self._handle = flux.Flux(uri) if uri else flux.Flux()
-        except OSError as error:
-            remedy = "run inside an instance (flux start, flux alloc), or set FLUX_URI"
-            place = uri or os.environ.get("FLUX_URI", "")
-            raise RpcError(_said(error), place, remedy, error.errno or 0) from error
+        self._uri = uri
+        self._handle = self._connect()
 
     def rpc(
         self, topic: str, payload: Mapping[str, object] | None = None, *, nodeid: int | None = None
@@ -90,19 +78,34 @@ class FluxInstance:
         try:
             answer = self._handle.rpc(topic, payload, **more).wait_for(self._deadline_s).get()
         except OSError as error:
-            raise _refused(error, topic) from error
+            raise refused(error, topic) from error
         except TypeError as error:
             raise BadInput(f"no JSON: {error}", topic, "send plain data") from None
         except (ValueError, RecursionError) as error:
             raise FlexError(f"the answer is not JSON: {error}", topic) from None
-        return {} if answer is None else _mapping(answer, topic)
+        return {} if answer is None else checked_mapping(answer, topic)
 
     def modules(self) -> frozenset[str]:
         """The names of the modules of the lead broker, where the scheduler is."""
-        loaded = _list(self.rpc("module.list", nodeid=0).get("mods"), "module.list: mods")
+        loaded = checked_list(self.rpc("module.list", nodeid=0).get("mods"), "module.list: mods")
         return frozenset(
-            _text(_mapping(item, "module.list").get("name"), "module.list: name") for item in loaded
+            checked_text(checked_mapping(item, "module.list").get("name"), "module.list: name")
+            for item in loaded
         )
+
+    def rank(self) -> int:
+        """The rank of the broker that this process talks to."""
+        return checked_whole(self._handle.get_rank(), "rank")
+
+    def attribute(self, name: str) -> str | None:
+        """A broker attribute (RFC 51), such as ``jobid``; None where it is not set."""
+        try:
+            answer = self.rpc("attr.get", {"name": name})
+        except RpcError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
+        return checked_text(answer.get("value"), f"attribute {name}")
 
     # -- the Instance interface ----------------------------------------------------------------
 
@@ -132,38 +135,38 @@ class FluxInstance:
         except OSError as error:
             # No job at all: a streaming answer may end before it began.
             if error.errno != errno.ENODATA:
-                raise _refused(error, "job-list.list") from error
+                raise refused(error, "job-list.list") from error
             entries = []
-        found = [_job_info(item) for item in _list(entries, "job-list.list")]
+        found = [_job_info(item) for item in checked_list(entries, "job-list.list")]
         jobs = [job for job in found if job is not None and state in (None, job.state)]
         return sorted(jobs, key=lambda job: (job.t_submit, job.jobid))
 
     def jobspec(self, jobid: int) -> Mapping[str, object]:
         """The jobspec as the scheduler sees it: as submitted, and with later updates."""
-        return _mapping(self._lookup(jobid, "jobspec"), f"job {f58(jobid)}: jobspec")
+        return checked_mapping(self._lookup(jobid, "jobspec"), f"job {f58(jobid)}: jobspec")
 
     def allocation(self, jobid: int) -> Mapping[str, object]:
         return _checked_r(self._lookup(jobid, "R"), f"job {f58(jobid)}: R")
 
     def eventlog(self, jobid: int) -> Sequence[Event]:
         place = f"job {f58(jobid)}: eventlog"
-        text = _text(self._lookup(jobid, "eventlog"), place)
-        return tuple(_event(line, place) for line in text.splitlines())
+        text = checked_text(self._lookup(jobid, "eventlog"), place)
+        return tuple(parse_event(line, place) for line in text.splitlines())
 
     def memo(self, jobid: int, fields: Mapping[str, object]) -> None:
         payload = {"id": jobid, "memo": _nested(fields), "volatile": False}
         try:
             self.rpc("job-manager.memo", payload)
         except RpcError as error:
-            raise _unknown(error, f"job {f58(jobid)}", "use the id of an active job") from error
+            raise unknown(error, f"job {f58(jobid)}", "use the id of an active job") from error
 
     def kvs_get(self, key: str) -> object:
         _check_key(key)
         try:
             value = self._kvs.get(self._handle, key)
         except OSError as error:
-            refused = _refused(error, f"KVS key {quoted(key)}")
-            raise _unknown(refused, "", "put it first") from error
+            said = refused(error, f"KVS key {quoted(key)}")
+            raise unknown(said, "", "put it first") from error
         if isinstance(value, self._kvs.KVSDir):
             raise BadInput("a directory of the KVS", quoted(key), "ask for a key below it")
         return value
@@ -183,7 +186,27 @@ class FluxInstance:
                 f"no JSON: {error}", f"KVS key {quoted(key)}", "put plain data"
             ) from None
         except OSError as error:
-            raise _refused(error, f"KVS key {quoted(key)}") from error
+            raise refused(error, f"KVS key {quoted(key)}") from error
+
+    def post(self, key: str, name: str, context: Mapping[str, object]) -> None:
+        _check_key(key)
+        deadline_s = self._deadline_s
+        append(self._handle, key, self.now(), name, context, deadline_s=deadline_s)
+
+    def watch(self, key: str) -> EventStream:
+        """Follow an eventlog from a thread and a connection of its own.
+
+        A wait inside Flux's library cannot be interrupted by a signal, one in Python can.
+        """
+        _check_key(key)
+        return Watch(self._connect, key)
+
+    def raise_exception(self, jobid: int, kind: str, note: str) -> None:
+        payload = {"id": jobid, "type": kind, "severity": 0, "note": note}
+        try:
+            self.rpc("job-manager.raise", payload, nodeid=0)
+        except RpcError as error:
+            raise unknown(error, f"job {f58(jobid)}", "use the id of an active job") from error
 
     def drain(self, rank: int, reason: str) -> None:
         """Keep new jobs from a rank. A rank that is drained already gets the new reason."""
@@ -191,23 +214,33 @@ class FluxInstance:
         try:
             self.rpc("resource.drain", payload, nodeid=0)
         except RpcError as error:
-            raise _unknown(error, f"rank {rank}", "use a rank of `flux resource list`") from error
+            raise unknown(error, f"rank {rank}", "use a rank of `flux resource list`") from error
 
     def undrain(self, rank: int) -> None:
         """Let jobs onto a rank again. Raises BadInput where it is not drained."""
         try:
             self.rpc("resource.undrain", {"targets": str(rank)}, nodeid=0)
         except RpcError as error:
-            raise _unknown(error, f"rank {rank}", "undrain what is drained") from error
+            raise unknown(error, f"rank {rank}", "undrain what is drained") from error
 
     def drained(self) -> Mapping[int, str]:
         status = self.rpc("resource.status", nodeid=0)
         place = "resource.status: drain"
         found: dict[int, str] = {}
-        for ranks, entry in _mapping(status.get("drain"), place).items():
-            reason = _mapping(entry, place).get("reason") or ""
-            found.update(dict.fromkeys(parse_idset(ranks), _text(reason, f"{place}: reason")))
+        for ranks, entry in checked_mapping(status.get("drain"), place).items():
+            reason = checked_mapping(entry, place).get("reason") or ""
+            found.update(
+                dict.fromkeys(parse_idset(ranks), checked_text(reason, f"{place}: reason"))
+            )
         return dict(sorted(found.items()))
+
+    def _connect(self) -> Any:
+        try:
+            return self._flux.Flux(self._uri) if self._uri else self._flux.Flux()
+        except OSError as error:
+            remedy = "run inside an instance (flux start, flux alloc), or set FLUX_URI"
+            place = self._uri or os.environ.get("FLUX_URI", "")
+            raise RpcError(reason_of(error), place, remedy, error.errno or 0) from error
 
     def _lookup(self, jobid: int, key: str) -> object:
         """What job-info has of a job, under the key of its KVS directory (RFC 16)."""
@@ -218,7 +251,7 @@ class FluxInstance:
             remedy = "use an id of `flux jobs -a`"
             if key == "R":
                 remedy += "; R is there once the job runs"
-            raise _unknown(error, f"job {f58(jobid)}", remedy) from error
+            raise unknown(error, f"job {f58(jobid)}", remedy) from error
         return answer.get(key)
 
 
@@ -234,34 +267,6 @@ def enclosing_instance() -> FluxInstance | None:
         return FluxInstance()
     except FlexError:
         return None
-
-
-def _bindings(name: str) -> Any:
-    """A module of flux-python: untyped, so Any ends here."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        remedy = (
-            "on a machine with Flux, pip install 'flux-flex[flux]' in the same version,"
-            " or run with `flux python`"
-        )
-        raise FlexError(f"Flux's Python bindings: {error}", "flux", remedy) from error
-
-
-def _said(error: OSError) -> str:
-    return error.strerror or os.strerror(error.errno or errno.EIO)
-
-
-def _refused(error: OSError, place: str) -> RpcError:
-    number = error.errno or errno.EIO
-    return RpcError(_said(error), place, _REMEDIES.get(number, ""), number)
-
-
-def _unknown(error: RpcError, place: str, remedy: str) -> FlexError:
-    """BadInput where a broker says that there is no such thing, else the same error."""
-    if error.errno in (errno.ENOENT, errno.EINVAL, errno.EEXIST):
-        return BadInput(error.what, place or error.where, remedy)
-    return error.at(place) if place else error
 
 
 def _check_key(key: str) -> None:
@@ -303,21 +308,21 @@ def _dotted(tree: Mapping[str, object]) -> Iterator[tuple[str, object]]:
 def _job_info(value: object) -> JobInfo | None:
     """A job of job-list, or None where it has not come to the scheduler yet."""
     place = "job-list.list"
-    entry = _mapping(value, place)
-    state = _STATES.get(_whole(entry.get("state"), f"{place}: state"))
+    entry = checked_mapping(value, place)
+    state = _STATES.get(checked_whole(entry.get("state"), f"{place}: state"))
     if state is None:
         return None
-    annotations = _mapping(entry.get("annotations", {}), f"{place}: annotations")
+    annotations = checked_mapping(entry.get("annotations", {}), f"{place}: annotations")
     return JobInfo(
-        jobid=_whole(entry.get("id"), f"{place}: id"),
+        jobid=checked_whole(entry.get("id"), f"{place}: id"),
         state=state,
-        user=_user(_whole(entry.get("userid"), f"{place}: userid")),
-        urgency=_whole(entry.get("urgency"), f"{place}: urgency"),
-        priority=_whole(entry.get("priority", 0), f"{place}: priority"),
-        t_submit=_seconds(entry.get("t_submit"), f"{place}: t_submit"),
+        user=_user(checked_whole(entry.get("userid"), f"{place}: userid")),
+        urgency=checked_whole(entry.get("urgency"), f"{place}: urgency"),
+        priority=checked_whole(entry.get("priority", 0), f"{place}: priority"),
+        t_submit=checked_seconds(entry.get("t_submit"), f"{place}: t_submit"),
         t_run=_later(entry, "t_run", place),
         t_inactive=_later(entry, "t_inactive", place),
-        memo=dict(sorted(_dotted(_mapping(annotations.get("user", {}), f"{place}: user")))),
+        memo=dict(sorted(_dotted(checked_mapping(annotations.get("user", {}), f"{place}: user")))),
     )
 
 
@@ -328,64 +333,14 @@ def _user(userid: int) -> str:
         return str(userid)
 
 
-def _event(line: str, place: str) -> Event:
-    try:
-        entry = _mapping(json.loads(line), place)
-    except (ValueError, RecursionError):
-        raise FlexError(f"{quoted(line)} is no event (RFC 18)", place) from None
-    return Event(
-        _seconds(entry.get("timestamp"), f"{place}: timestamp"),
-        _text(entry.get("name"), f"{place}: name"),
-        _mapping(entry.get("context", {}), f"{place}: context"),
-    )
-
-
 def _later(entry: Mapping[str, object], key: str, place: str) -> float | None:
-    return _seconds(entry[key], f"{place}: {key}") if entry.get(key) is not None else None
-
-
-def _mapping(value: object, place: str) -> Mapping[str, object]:
-    if not isinstance(value, Mapping):
-        raise _senseless(value, "an object", place)
-    return value
-
-
-def _list(value: object, place: str) -> Sequence[object]:
-    if not isinstance(value, list):
-        raise _senseless(value, "a list", place)
-    return value
-
-
-def _text(value: object, place: str) -> str:
-    if not isinstance(value, str):
-        raise _senseless(value, "text", place)
-    return value
-
-
-def _whole(value: object, place: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _senseless(value, "a whole number", place)
-    return value
-
-
-def _seconds(value: object, place: str) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        # An int of thousands of digits is no float; nothing near it is a time.
-        seconds = float(value) if abs(value) < 1 << 63 else math.inf
-        if math.isfinite(seconds):
-            return seconds
-    raise _senseless(value, "a number of seconds", place)
+    return checked_seconds(entry[key], f"{place}: {key}") if entry.get(key) is not None else None
 
 
 def _checked_r(value: object, place: str) -> Mapping[str, object]:
-    R = _mapping(value, place)
+    R = checked_mapping(value, place)
     try:
         parse_r(R)
     except BadInput as error:
         raise error.at(place) from None
     return R
-
-
-def _senseless(value: object, wanted: str, place: str) -> FlexError:
-    what = f"the answer has {json_kind(value)} where {wanted} should be"
-    return FlexError(what, place, "flux-flex knows flux-core 0.88; tell us of a newer one")

@@ -44,6 +44,14 @@ class JobInfo:
     memo: Mapping[str, object] = field(default_factory=dict)
 
 
+class EventStream(Protocol):
+    """The entries of one eventlog, from its beginning, as they come."""
+
+    def next(self, timeout_s: float) -> Event | None:
+        """The next entry, or None if none came in time. Raises FlexError if the log ended."""
+        ...
+
+
 class Instance(Protocol):
     """What the rest of flux-flex asks of an instance. Unknown jobs and keys raise BadInput."""
 
@@ -81,6 +89,18 @@ class Instance(Protocol):
 
     def kvs_put(self, key: str, value: object) -> None:
         """Set a key; None removes it with all below it."""
+        ...
+
+    def post(self, key: str, name: str, context: Mapping[str, object]) -> None:
+        """Append an event to the eventlog (RFC 18) under a key, which is made if need be."""
+        ...
+
+    def watch(self, key: str) -> EventStream:
+        """Follow an eventlog, which need not be there yet."""
+        ...
+
+    def raise_exception(self, jobid: int, kind: str, note: str) -> None:
+        """Post a fatal exception (RFC 21) on a job: it does not start, or it ends."""
         ...
 
     def drain(self, rank: int, reason: str) -> None:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import copy
 import signal
+import threading
 from bisect import insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flux_flex.errors import BadInput
-from flux_flex.host.instance import Event, JobInfo, JobState
+from flux_flex.host.instance import Event, EventStream, JobInfo, JobState
 
 DEFAULT_URGENCY = 16
 
@@ -54,6 +55,9 @@ class MemoryInstance:
         self._kvs: dict[str, object] = {}
         self._drained: dict[int, str] = {}
         self._last_jobid = 0
+        # Eventlogs are followed from other threads, as those of Flux from other hosts.
+        self._logs: dict[str, list[Event]] = {}
+        self._grown = threading.Condition()
 
     # -- the Instance interface ----------------------------------------------------------------
 
@@ -98,12 +102,28 @@ class MemoryInstance:
             raise BadInput(f"{key!r} is no key", "", "use words with single dots between them")
         for gone in [name for name in self._kvs if f"{name}.".startswith(f"{key}.")]:
             del self._kvs[gone]
+        with self._grown:
+            for gone in [name for name in self._logs if f"{name}.".startswith(f"{key}.")]:
+                del self._logs[gone]
         if value is None:
             return
         for depth in range(1, len(words)):
             # What was a value becomes a directory.
             self._kvs.pop(".".join(words[:depth]), None)
         self._kvs[key] = copy.deepcopy(value)
+
+    def post(self, key: str, name: str, context: Mapping[str, object]) -> None:
+        with self._grown:
+            event = Event(self._now, name, copy.deepcopy(dict(context)))
+            self._logs.setdefault(key, []).append(event)
+            self._grown.notify_all()
+
+    def watch(self, key: str) -> EventStream:
+        return _Following(self, key)
+
+    def raise_exception(self, jobid: int, kind: str, note: str) -> None:
+        job = self._job(jobid)
+        self._post(job, "exception", {"type": kind, "severity": 0, "note": note})
 
     def drain(self, rank: int, reason: str) -> None:
         self._drained[rank] = reason
@@ -114,6 +134,16 @@ class MemoryInstance:
 
     def drained(self) -> Mapping[int, str]:
         return dict(self._drained)
+
+    def eventlog_at(self, key: str, start: int, timeout_s: float) -> Sequence[Event]:
+        """The entries from ``start`` on of what :meth:`post` wrote, waiting for the first."""
+        with self._grown:
+            self._grown.wait_for(lambda: len(self._logs.get(key, ())) > start, timeout_s)
+            return self._logs.get(key, [])[start:]
+
+    def keys(self) -> Sequence[str]:
+        """Every key of the KVS."""
+        return sorted({*self._kvs, *self._logs})
 
     # -- what makes things happen ----------------------------------------------------------------
 
@@ -209,6 +239,20 @@ class MemoryInstance:
 
     def _post(self, job: _Job, name: str, context: Mapping[str, object]) -> None:
         job.eventlog.append(Event(self._now, name, context))
+
+
+class _Following:
+    """An EventStream over a log in memory."""
+
+    def __init__(self, instance: MemoryInstance, key: str) -> None:
+        self._instance = instance
+        self._key = key
+        self._seen = 0
+
+    def next(self, timeout_s: float) -> Event | None:
+        entries = self._instance.eventlog_at(self._key, self._seen, timeout_s)
+        self._seen += bool(entries)
+        return entries[0] if entries else None
 
 
 def _info(job: _Job) -> JobInfo:

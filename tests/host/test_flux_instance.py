@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from flux_flex.errors import BadInput, FlexError
-from flux_flex.host.flux_instance import FluxInstance, RpcError, enclosing_instance
+from flux_flex.host.flux_answers import RpcError
+from flux_flex.host.flux_instance import FluxInstance, enclosing_instance
 from flux_flex.host.instance import Event, Instance, JobInfo, JobState
 
 R = {
