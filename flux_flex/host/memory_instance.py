@@ -267,10 +267,3 @@ def _info(job: _Job) -> JobInfo:
         t_inactive=job.t_inactive,
         memo=dict(job.memo),
     )
-
-
-def job_kvs_key(jobid: int, key: str = "") -> str:
-    """The job's directory in the KVS (RFC 16): ``job.0000.0008.2f2c.0000``, then ``key``."""
-    digits = f"{jobid:016x}"
-    directory = ".".join(["job", *(digits[i : i + 4] for i in range(0, 16, 4))])
-    return f"{directory}.{key}" if key else directory

@@ -45,3 +45,10 @@ def parse_jobid(text: str) -> int:
     if not 0 <= number <= _LARGEST:
         raise BadInput(f"{text[:40]!r} is no job id", "", remedy)
     return number
+
+
+def job_kvs_key(jobid: int, key: str = "") -> str:
+    """The job's directory in the KVS (RFC 16): ``job.0000.0008.2f2c.0000``, then ``key``."""
+    digits = f"{jobid:016x}"
+    directory = ".".join(["job", *(digits[i : i + 4] for i in range(0, 16, 4))])
+    return f"{directory}.{key}" if key else directory

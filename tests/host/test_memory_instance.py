@@ -6,7 +6,8 @@ import pytest
 
 from flux_flex.errors import BadInput
 from flux_flex.host.instance import Instance, JobState
-from flux_flex.host.memory_instance import MemoryInstance, job_kvs_key
+from flux_flex.host.memory_instance import MemoryInstance
+from flux_flex.model.jobid import job_kvs_key
 
 SPEC: dict[str, object] = {"version": 1}
 R: dict[str, object] = {"version": 1, "execution": {}}
