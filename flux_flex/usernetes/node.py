@@ -1,0 +1,336 @@
+"""One node of a cluster being brought up: its steps, each of them recorded, timed and bounded.
+
+    node = Node(cluster, member, host, log)
+    node.prepare()                  # directory, tree, subnet
+    node.take_ports(ports)
+    node.up()
+    node.make("kubeadm-init")
+
+Before anything is made, the record says so; a teardown needs nothing but the record.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from flux_flex.config import UsernetesConfig
+from flux_flex.errors import FlexError
+from flux_flex.host.engines import Engine
+from flux_flex.model.usernetes import UsernetesRequest
+from flux_flex.usernetes.account import Account, run_as
+from flux_flex.usernetes.members import Member
+from flux_flex.usernetes.ports import Leases, PortTaken, is_free
+from flux_flex.usernetes.state import Held, Record, State, process_start
+from flux_flex.usernetes.steps import PROJECT_VARIABLE, Make, StepFailed, kill_marked
+from flux_flex.usernetes.tree import Tree, copy_tree, find_template, read_tree
+from flux_flex.usernetes.workdir import (
+    Place,
+    make_directory,
+    make_links,
+    place_of,
+    read_file,
+    write_file,
+)
+
+LOG = "bring-up.log"
+PORTS_FILE = "ports.json"
+
+# The names of the ports in the order in which they are leased, and their numbers in old trees.
+SERVICES = {"etcd": 2379, "kube-apiserver": 6443, "kubelet": 10250, "flannel": 8472}
+
+_OVERRIDE = "docker-compose.flux-flex.yaml"
+_MOST_KUBECONFIG = 1 << 16
+
+log = logging.getLogger("flux_flex.usernetes")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What all nodes of a cluster agree on. ``identity`` is the job's F58 id without its ƒ."""
+
+    identity: str
+    jobid: int | None
+    key: str
+    members: tuple[Member, ...]
+    request: UsernetesRequest
+
+    @property
+    def lead(self) -> Member:
+        return self.members[0]
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the node's host gives: configuration, state, leases, the user and the user's engine."""
+
+    config: UsernetesConfig
+    state: State
+    leases: Leases
+    account: Account
+    engine: Engine
+
+
+class Node:
+    """One member of a cluster, on its host, with the lock on its record held."""
+
+    def __init__(self, cluster: Cluster, member: Member, host: Host, held: Held) -> None:
+        self.cluster = cluster
+        self.member = member
+        self.host = host
+        self.held = held
+        self._end = time.monotonic() + host.config.deadlines.total
+        self._place: Place = place_of(host.config.workdir, cluster.jobid, member.local_index)
+        self._directory = -1
+        self._log = -1
+        self._make: Make | None = None
+        self._tree: Tree | None = None
+        self.address = host_address()
+        self.record = Record(
+            name=f"{cluster.identity}.{member.rank}",
+            jobid=cluster.jobid,
+            rank=member.rank,
+            host=member.host,
+            uid=host.account.uid,
+            lead=member.is_lead,
+            key=cluster.key,
+            pid=os.getpid(),
+            pid_start=process_start(os.getpid()),
+            began=time.time(),
+            workdir=self._place.path,
+            links=self._place.links,
+            project=f"usernetes-{cluster.identity.lower()}-{member.rank}-{secrets.token_hex(3)}",
+            engine=host.engine.kind,
+            socket=host.engine.socket,
+        )
+
+    @property
+    def tree(self) -> Tree:
+        assert self._tree is not None, "prepare first"
+        return self._tree
+
+    # -- the steps -------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make the directory, put the tree there, give it to the user, and lease a subnet."""
+        with self.step("prepare"):
+            template = find_template(self.host.config.template)
+            self._tree = read_tree(template)
+            self._check_request()
+            # Others' directories are known before the record claims this one.
+            users = self._users()
+            self.note(phase="starting")
+            self._directory, device, inode = make_directory(self._place, users)
+            self.note(device=device, inode=inode)
+            make_links(self._place, users)
+            account = self.host.account
+            copy_tree(template, self._directory, uid=account.uid, gid=account.gid)
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_APPEND
+            self._log = os.open(LOG, flags, 0o600, dir_fd=self._directory)
+            os.fchown(self._log, account.uid, account.gid)
+            os.fchown(self._directory, account.uid, account.gid)
+            subnet = self.host.leases.subnet(
+                self.record.name, index=self.member.index, of=len(self.cluster.members)
+            )
+            self.note(subnet=subnet)
+
+    def choose_ports(self, avoid: Iterable[int] = ()) -> dict[str, int]:
+        """Lease ports for the cluster, or for a member that shares its host. Raises FlexError."""
+        if not self.tree.own_ports:
+            self._exactly(SERVICES)
+            return dict(SERVICES)
+        names = [*SERVICES, *map(str, self.cluster.request.ports)]
+        same_for = f"{self.cluster.identity}/{self.member.local_index}"
+        leased = self.host.leases.ports(
+            self.record.name, len(names), same_for=same_for, avoid=avoid
+        )
+        return dict(zip(names, leased, strict=True))
+
+    def take_ports(self, ports: Mapping[str, int]) -> None:
+        """Have these ports: leased here, and told to make and to the user. Raises PortTaken."""
+        if not (self.member.is_lead or self.member.local_index):
+            self._exactly(ports)
+        self.note(ports=dict(ports))
+        account = self.host.account
+        if self.cluster.request.ports:
+            text = json.dumps({p: ports[str(p)] for p in self.cluster.request.ports}) + "\n"
+            self.write(PORTS_FILE, text, mode=0o600)
+        override = self._override(ports)
+        if override:
+            self.write(_OVERRIDE, json.dumps(override, indent=2) + "\n", mode=0o600)
+        environment = self._environment(ports, overridden=bool(override))
+        self._make = Make(self._directory, self._log, account, environment)
+
+    def up(self) -> None:
+        """Start the node's container. Raises PortTaken where a port went to somebody else."""
+        try:
+            self.make("up")
+        except StepFailed:
+            self.down()
+            for port in self.record.ports.values():
+                if not is_free(port):
+                    what = "another program took it before the cluster could"
+                    raise PortTaken(what, f"port {port}") from None
+            raise
+
+    def make(self, target: str) -> None:
+        """Run a make target as a step. Raises StepFailed."""
+        assert self._make is not None, "take ports first"
+        with self.step(target) as limit_s:
+            self._make.run(target, limit_s)
+
+    def down(self) -> None:
+        """Remove the container, to begin again: the directory, and with it the log, stays."""
+        kill_marked(self.record.project, 5.0)
+        remove_containers(self.record, self.host, self.host.config.deadlines.teardown)
+
+    # -- what steps are made of ------------------------------------------------------------------
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[float]:
+        """A step with a name: recorded before, a line in the log after; gives its seconds.
+
+        Whatever fails in it comes out as StepFailed with the step's name.
+        """
+        limit_s = min(self.host.config.deadlines.of(name), self.left_s)
+        if limit_s <= 0:
+            raise StepFailed("the time for the whole bring-up is over", name)
+        self.note(step=name)
+        began = time.monotonic()
+        try:
+            yield limit_s
+        except (StepFailed, PortTaken):
+            raise
+        except FlexError as error:
+            where = f"{error.where}: " if error.where else ""
+            raise StepFailed(f"{where}{error.what}", name, error.remedy) from error
+        except OSError as error:
+            raise StepFailed(
+                f"{error.filename or self._place.path}: {error.strerror}", name
+            ) from error
+        log.info("%s: %s took %.1f s", self.member.node_name, name, time.monotonic() - began)
+
+    @property
+    def left_s(self) -> float:
+        """How much of the time for the whole bring-up is left, in seconds."""
+        return self._end - time.monotonic()
+
+    def note(self, **changes: object) -> None:
+        """Write a change into the record."""
+        self.record = self.record.model_copy(update=changes)
+        self.held.write(self.record)
+
+    def write(self, name: str, text: str, *, mode: int) -> None:
+        """Put a file of the user's into the directory."""
+        account = self.host.account
+        write_file(self._directory, name, text, mode=mode, uid=account.uid, gid=account.gid)
+
+    def read(self, name: str) -> str:
+        """A file that a make target wrote into the directory. Raises FlexError."""
+        return read_file(self._directory, name, most=_MOST_KUBECONFIG)
+
+    def remove_file(self, name: str) -> None:
+        """Remove a file from the directory, where it is there."""
+        try:
+            os.unlink(name, dir_fd=self._directory)
+        except FileNotFoundError:
+            return
+
+    def close(self) -> None:
+        """Let go of the directory and the log."""
+        for descriptor in (self._directory, self._log):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._directory = self._log = -1
+
+    def _exactly(self, ports: Mapping[str, int]) -> None:
+        try:
+            self.host.leases.exactly(self.record.name, list(ports.values()))
+        except PortTaken as error:
+            if self.tree.own_ports:
+                raise
+            what = f"{error.where}: {error.what}, and this Usernetes tree has fixed ports"
+            remedy = "set usernetes.template to a tree with PORT_KUBE_APISERVER and the like"
+            raise FlexError(what, str(self.tree.path), remedy) from None
+
+    def _users(self) -> dict[str, str]:
+        """Paths that other clusters of this host have, with whose they are."""
+        found = {}
+        for other in self.host.state.records():
+            if other.name != self.record.name:
+                whose = f"job ƒ{other.name.rpartition('.')[0]}"
+                found.update(dict.fromkeys((other.workdir, *other.links), whose))
+        return found
+
+    def _check_request(self) -> None:
+        if self.cluster.request.ports and not self.tree.own_ports:
+            what = "a Usernetes tree with fixed ports, which cannot give a job ports of its own"
+            raise FlexError(what, str(self.tree.path), "leave usernetes.ports away")
+
+    def _override(self, ports: Mapping[str, int]) -> dict[str, object]:
+        """What the request changes in the tree's compose file, as a file that compose merges."""
+        request = self.cluster.request
+        service: dict[str, object] = {}
+        if request.image:
+            service["build"] = {"context": ".", "args": {"BASE_IMAGE": request.image}}
+        if request.cpus is not None:
+            service["cpus"] = request.cpus
+        if request.memory_bytes is not None:
+            service["mem_limit"] = request.memory_bytes
+        if request.ports:
+            service["ports"] = [f"{ports[str(port)]}:{port}" for port in request.ports]
+        return {"services": {"node": service}} if service else {}
+
+    def _environment(self, ports: Mapping[str, int], *, overridden: bool) -> dict[str, str]:
+        """All that the make targets see: nothing of this process's own environment."""
+        config, account = self.host.config, self.host.account
+        files = {"COMPOSE_FILE": f"docker-compose.yaml:{_OVERRIDE}"} if overridden else {}
+        return {
+            **account.environment(config.path),
+            **config.environment,
+            **self.host.engine.environment(),
+            **files,
+            "HOSTNAME": self.member.host,
+            "HOST_IP": self.address,
+            "NODE_NAME": self.member.node_name,
+            "NODE_SUBNET": self.record.subnet,
+            "PORT_ETCD": str(ports["etcd"]),
+            "PORT_KUBE_APISERVER": str(ports["kube-apiserver"]),
+            "PORT_KUBELET": str(ports["kubelet"]),
+            "PORT_FLANNEL": str(ports["flannel"]),
+            PROJECT_VARIABLE: self.record.project,
+        }
+
+
+def remove_containers(record: Record, host: Host, timeout_s: float) -> list[str]:
+    """Remove what the node's engine has of a cluster, as the user; what is left, with reasons."""
+    environment = host.account.environment(host.config.path) | host.engine.environment()
+    left: list[str] = run_as(
+        host.account,
+        lambda: host.engine.remove(record.project, timeout_s=timeout_s, environment=environment),
+        path=host.config.path,
+        deadline_s=timeout_s,
+    )
+    return left
+
+
+def host_address() -> str:
+    """The address of this host that others reach it by: where the default route begins.
+
+    No packet is sent: the kernel only says what it would put into one.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+            address = str(probe.getsockname()[0])
+        except OSError:
+            address = "127.0.0.1"
+    return str(ipaddress.ip_address(address))

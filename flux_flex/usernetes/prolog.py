@@ -1,0 +1,228 @@
+"""What the prolog script calls on each rank of a job that asks for a cluster.
+
+    python -I -m flux_flex.usernetes.prolog     # with FLUX_JOB_ID and FLUX_JOB_USERID
+
+It ends with 0 when the whole cluster is up, and the job starts. Where a step fails, it undoes what
+was done here and puts the reason, with host, rank, step and the last lines of output, into a fatal
+exception on the job. Flux then ends the prologs of the other ranks, which undo theirs, and runs
+the epilog everywhere. Such a job drains no node: its reason is the job's more often than the
+node's. What cannot be undone drains it, by way of the epilog.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import NoReturn
+
+from flux_flex.config import UsernetesConfig, load_config
+from flux_flex.errors import BadInput, FlexError
+from flux_flex.host.engines import find_engine
+from flux_flex.host.flux_instance import FluxInstance
+from flux_flex.host.instance import Instance
+from flux_flex.model.jobid import f58, job_kvs_key, parse_jobid
+from flux_flex.model.usernetes import usernetes_request
+from flux_flex.usernetes.account import account_of
+from flux_flex.usernetes.cluster import bring_up
+from flux_flex.usernetes.keeping import keep_until, remove_expired
+from flux_flex.usernetes.members import members_of
+from flux_flex.usernetes.node import Cluster, Host, Node
+from flux_flex.usernetes.ports import Leases
+from flux_flex.usernetes.rendezvous import Aborted, Rendezvous
+from flux_flex.usernetes.state import State
+from flux_flex.usernetes.steps import clean_line
+from flux_flex.usernetes.teardown import undo
+
+MEMO = "flex.usernetes"
+KEY = "flex.usernetes"
+
+_LONGEST_NOTE = 1200
+_LOCK_S = 5.0
+
+log = logging.getLogger("flux_flex.usernetes")
+
+
+class Cancelled(Exception):
+    """A signal: the job was cancelled, or the time for the whole bring-up is over."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a prolog has to do: a cluster, this host's part of it, and the configuration."""
+
+    cluster: Cluster
+    rank: int
+    uid: int
+    owner: int
+    config: UsernetesConfig
+    jobspec: Mapping[str, object]
+
+
+def main() -> int:
+    """Run the prolog of one rank. Returns 0 when the cluster is up, or when none is wanted."""
+    log_to(sys.stdout)
+    jobid = None
+    instance: Instance | None = None
+    try:
+        jobid, uid = parse_jobid(_variable("FLUX_JOB_ID")), int(_variable("FLUX_JOB_USERID"))
+        flux = instance = FluxInstance()
+        owner = int(flux.attribute("security.owner") or -1)
+        task = task_of(instance, jobid, rank=flux.rank(), uid=uid, owner=owner)
+        if task is None:
+            return 0
+        return run(task, instance)
+    except (FlexError, ValueError) as error:
+        text = one_line(error) if isinstance(error, FlexError) else f"no user id: {error}"
+        return _refuse(instance, jobid, text)
+
+
+def task_of(instance: Instance, jobid: int, *, rank: int, uid: int, owner: int) -> Task | None:
+    """What a job asks of this rank; None where it asks for nothing, or for other ranks only.
+
+    Raises FlexError for a request that cannot be met, whatever the node.
+    """
+    jobspec = instance.jobspec(jobid)
+    request = usernetes_request(jobspec)
+    if request is None:
+        return None
+    config = load_config().usernetes
+    members = members_of(instance.allocation(jobid), request.nodes)
+    if all(member.rank != rank for member in members):
+        return None
+    cluster = Cluster(f58(jobid)[1:], jobid, job_kvs_key(jobid, KEY), members, request)
+    return Task(cluster, rank, uid, owner, config, jobspec)
+
+
+def run(task: Task, instance: Instance) -> int:
+    """Bring this rank's node up, or undo what was done and say why. The exit code."""
+    config, cluster = task.config, task.cluster
+    state = State.open()
+    remove_expired(state, config, lambda: instance)
+    member = next(one for one in cluster.members if one.rank == task.rank)
+    account = account_of(task.uid, owner=task.owner)
+    engine = find_engine(config.container_engine, config.compose, uid=task.uid, path=config.path)
+    leases = Leases(state, config.port_range, config.subnets)
+    host = Host(config, state, leases, account, engine)
+    name = f"{cluster.identity}.{task.rank}"
+    with state.lock(name, timeout_s=_LOCK_S, create=True) as held:
+        if held.read() is not None:
+            raise FlexError("it has been brought up already", name, "run the epilog first")
+        node = Node(cluster, member, host, held)
+        meeting = Rendezvous(instance, cluster.key, task.rank)
+        try:
+            with signals_raise(config.deadlines.total):
+                bring_up(node, meeting, lambda text: _tell(instance, cluster, text))
+        except (FlexError, Cancelled, OSError) as error:
+            ignore_signals()
+            return _give_up(task, node, instance, meeting, error)
+        finally:
+            node.close()
+    return 0
+
+
+def _give_up(
+    task: Task, node: Node, instance: Instance, meeting: Rendezvous, error: Exception
+) -> int:
+    """After a failure: tell the job and the other nodes, then undo. The exit code."""
+    told = isinstance(error, (Aborted, Cancelled)) and not _is_late(error)
+    text = f"{node.member.host} (rank {node.member.rank}): {_said(error)}"[:_LONGEST_NOTE]
+    log.error("%s", text)
+    if not told:
+        with suppress(FlexError):
+            meeting.post("failed", note=text)
+        with suppress(FlexError):
+            _tell(instance, task.cluster, f"failed: {node.record.step or 'at the start'}")
+        if task.cluster.jobid is not None:
+            with suppress(FlexError):
+                instance.raise_exception(task.cluster.jobid, "usernetes", text)
+    if task.cluster.request.debug and (not told or _failed_elsewhere(error, meeting)):
+        until = keep_until(task.config, task.jobspec, node.record.began)
+        node.note(phase="kept", keep_until=until)
+        log.info("%s: kept for inspection in %s", node.member.node_name, node.record.workdir)
+        return 1
+    for line in undo(node.held, node.record, node.host.state, task.config, lambda: instance):
+        log.error("%s: left behind: %s", node.member.host, line)
+    return 1
+
+
+def _failed_elsewhere(error: Exception, meeting: Rendezvous) -> bool:
+    return isinstance(error, Aborted) or meeting.has_failed()
+
+
+def _refuse(instance: Instance | None, jobid: int | None, text: str) -> int:
+    """A job that cannot be served: an exception where there is somebody to tell."""
+    log.error("%s", text)
+    if instance is not None and jobid is not None:
+        with suppress(FlexError):
+            instance.raise_exception(jobid, "usernetes", text[:_LONGEST_NOTE])
+    return 1
+
+
+def _tell(instance: Instance, cluster: Cluster, text: str) -> None:
+    if cluster.jobid is not None:
+        instance.memo(cluster.jobid, {MEMO: text})
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, FlexError):
+        return one_line(error)
+    return clean_line(str(error) or type(error).__name__)
+
+
+def _is_late(error: Exception) -> bool:
+    return isinstance(error, Cancelled) and "time" in str(error)
+
+
+def one_line(error: FlexError) -> str:
+    """An error as it stands in a log or in an exception of the job."""
+    where = f"{error.where}: " if error.where else ""
+    remedy = f"; {error.remedy}" if error.remedy else ""
+    return "".join(c if c.isprintable() else " " for c in f"{where}{error.what}{remedy}")
+
+
+def log_to(stream: object) -> None:
+    """Send the lines of the log to a stream: what a prolog prints is in `flux dmesg`."""
+    logging.basicConfig(stream=stream, format="usernetes: %(message)s", level=logging.INFO)  # type: ignore[call-overload]
+
+
+@contextmanager
+def signals_raise(total_s: float) -> Iterator[None]:
+    """Raise Cancelled on TERM, INT and HUP, and when the whole has taken ``total_s`` seconds."""
+
+    def cancel(number: int, _frame: FrameType | None) -> NoReturn:
+        if number == signal.SIGALRM:
+            raise Cancelled(f"the time for the whole bring-up, {total_s:.0f} s, is over")
+        raise Cancelled(f"cancelled by {signal.Signals(number).name}")
+
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM)
+    before = {number: signal.signal(number, cancel) for number in numbers}
+    signal.setitimer(signal.ITIMER_REAL, total_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def ignore_signals() -> None:
+    """From here on nothing interrupts: what is being undone is undone to the end, bounded."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _variable(name: str) -> str:
+    value = os.environ.get(name)
+    if not value:
+        raise BadInput("not set", name, "Flux sets it for a prolog; see docs/usernetes.md")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
