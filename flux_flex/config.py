@@ -67,6 +67,9 @@ class Deadlines(BaseModel):
     kubeadm_join: Deadline = Field(
         default=300.0, alias="kubeadm-join", description="joining, repeated tries included"
     )
+    kubeadm_reset: Deadline = Field(
+        default=60.0, alias="kubeadm-reset", description="undoing a join before the next try"
+    )
     wait_workers: Deadline = Field(
         default=900.0, alias="wait-workers", description="until the lead has seen all workers join"
     )

@@ -27,7 +27,7 @@ ALLOWED = {
     "simulate": {"model", "match", "burst", "host", "topology"},
     "cli": {"model", "match", "burst", "host", "topology", "simulate", "usernetes",
             "flux_flex.config"},
-    "": {"flux_flex.model.duration"},
+    "": {"flux_flex.model.duration", "flux_flex.cli"},
 }  # fmt: skip
 # Modules that let the world in: pure rooms have none of them.
 IMPURE = {

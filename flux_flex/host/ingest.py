@@ -1,9 +1,10 @@
 """The job-validator plugin: a job that asks flux-flex for nonsense is refused when it is submitted.
 
     [ingest.validator]
-    plugins = ["jobspec", "feasibility", "flux-flex"]
+    plugins = ["jobspec", "feasibility", "/usr/libexec/flux/flux-flex-validator.py"]
 
-Flux's own Python loads it (flux-config-ingest(5)), so this file needs the bindings, and nothing
+The installer puts that file there; it loads this one. Flux's own Python runs it
+(flux-config-ingest(5)), so this file needs the bindings, and nothing
 that the bindings do not need.
 """
 

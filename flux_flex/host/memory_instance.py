@@ -119,7 +119,7 @@ class MemoryInstance:
             self._grown.notify_all()
 
     def watch(self, key: str) -> EventStream:
-        return _Following(self, key)
+        return Following(self, key)
 
     def raise_exception(self, jobid: int, kind: str, note: str) -> None:
         job = self._job(jobid)
@@ -141,7 +141,7 @@ class MemoryInstance:
             self._grown.wait_for(lambda: len(self._logs.get(key, ())) > start, timeout_s)
             return self._logs.get(key, [])[start:]
 
-    def keys(self) -> Sequence[str]:
+    def all_keys(self) -> Sequence[str]:
         """Every key of the KVS."""
         return sorted({*self._kvs, *self._logs})
 
@@ -241,7 +241,7 @@ class MemoryInstance:
         job.eventlog.append(Event(self._now, name, context))
 
 
-class _Following:
+class Following:
     """An EventStream over a log in memory."""
 
     def __init__(self, instance: MemoryInstance, key: str) -> None:

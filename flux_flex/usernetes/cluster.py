@@ -129,15 +129,15 @@ def _wait_for(workers: dict[int, str], meeting: Rendezvous, attempt: int, limit_
 
 
 def _work(node: Node, meeting: Rendezvous) -> None:
-    attempt = 0
+    attempt, is_up = 0, False
     while True:
         event = _heard(node, meeting)
         if event.name == "ports" and attempt_of(event) > attempt:
-            if attempt:
+            if is_up:
                 node.down()
             attempt = attempt_of(event)
-            _start(node, meeting, attempt, ports_in(event))
-        elif event.name == "join" and attempt_of(event) == attempt:
+            is_up = _start(node, meeting, attempt, ports_in(event))
+        elif event.name == "join" and attempt_of(event) == attempt and is_up:
             _join(node, meeting, event)
             meeting.post("joined", attempt=attempt)
         elif event.name == "ready":
@@ -155,8 +155,8 @@ def _heard(node: Node, meeting: Rendezvous) -> Event:
     return event
 
 
-def _start(node: Node, meeting: Rendezvous, attempt: int, ports: Mapping[str, int]) -> None:
-    """Start this node's container; where a port cannot be had, the lead hears of it."""
+def _start(node: Node, meeting: Rendezvous, attempt: int, ports: Mapping[str, int]) -> bool:
+    """Start this node's container. False where a port cannot be had: the lead hears of it."""
     try:
         # Where another member has the host's ports, those of this one differ.
         node.take_ports(node.choose_ports() if node.member.local_index else ports)
@@ -164,10 +164,12 @@ def _start(node: Node, meeting: Rendezvous, attempt: int, ports: Mapping[str, in
     except PortTaken as error:
         log.info("%s: %s: %s", node.member.node_name, error.where, error.what)
         meeting.post("taken", attempt=attempt, port=error.where)
+        return False
     except StepFailed:
         raise
     except FlexError as error:
         raise StepFailed(f"{error.where}: {error.what}", "up", error.remedy) from None
+    return True
 
 
 def _join(node: Node, meeting: Rendezvous, event: Event) -> None:
@@ -182,7 +184,7 @@ def _join(node: Node, meeting: Rendezvous, event: Event) -> None:
     pause_s = _FIRST_PAUSE_S
     for left in range(node.host.config.join_tries - 1, -1, -1):
         try:
-            node.make("kubeadm-join")
+            node.make("kubeadm-join", end - time.monotonic())
             break
         except StepFailed as error:
             if not left or time.monotonic() + pause_s >= end:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 
 from flux_flex.config import UsernetesConfig, load_config
@@ -18,10 +19,12 @@ from flux_flex.errors import BadInput, FlexError
 from flux_flex.host.flux_instance import FluxInstance
 from flux_flex.host.instance import Instance
 from flux_flex.model.jobid import f58, parse_jobid
-from flux_flex.usernetes.keeping import is_kept, remove_expired, start_timer
+from flux_flex.usernetes.keeping import is_kept, keep, remove_expired
 from flux_flex.usernetes.prolog import MEMO, ignore_signals, log_to, one_line
 from flux_flex.usernetes.state import Record, State
 from flux_flex.usernetes.teardown import tear_down
+
+Connect = Callable[[], Instance | None]
 
 log = logging.getLogger("flux_flex.usernetes")
 
@@ -35,7 +38,7 @@ def main() -> int:
         jobid = parse_jobid(os.environ.get("FLUX_JOB_ID", ""))
         config = load_config().usernetes
         state = State.open()
-        left = clean_up(state, jobid, config)
+        left = clean_up(state, jobid, config, connect)
         remove_expired(state, config, connect)
     except FlexError as error:
         log.error("%s", one_line(error))
@@ -45,7 +48,7 @@ def main() -> int:
     return 1 if left else 0
 
 
-def clean_up(state: State, jobid: int, config: UsernetesConfig) -> list[str]:
+def clean_up(state: State, jobid: int, config: UsernetesConfig, connect: Connect) -> list[str]:
     """Take away all that this host has of a job; what is left.
 
     Where several brokers share the host, each takes what no other is at, and waits for the rest.
@@ -55,23 +58,28 @@ def clean_up(state: State, jobid: int, config: UsernetesConfig) -> list[str]:
     for name in state.names_of(f58(jobid)[1:]):
         record = state.peek(name)
         if record is not None and is_kept(record):
-            start_timer(record, config)
-            log.info("%s is kept for inspection", record.workdir)
+            keep(state, name, config, connect)
             continue
         try:
-            left += _taken_away(state, name, record, config, wait_s=0.0)
+            left += _taken_away(state, name, record, config, connect, wait_s=0.0)
         except FlexError:
             busy.append(name)
     for name in busy:
         try:
-            left += _taken_away(state, name, state.peek(name), config, wait_s=None)
+            left += _taken_away(state, name, state.peek(name), config, connect, wait_s=None)
         except FlexError as error:
             left.append(f"{error.where}: {error.what}")
     return left
 
 
 def _taken_away(
-    state: State, name: str, record: Record | None, config: UsernetesConfig, wait_s: float | None
+    state: State,
+    name: str,
+    record: Record | None,
+    config: UsernetesConfig,
+    connect: Connect,
+    *,
+    wait_s: float | None,
 ) -> list[str]:
     left = tear_down(state, name, config, connect, wait_s=wait_s)
     if record is not None and record.lead and record.jobid is not None and record.phase == "up":
@@ -82,7 +90,7 @@ def _taken_away(
     return left
 
 
-def connect() -> Instance | None:
+def connect() -> Instance:
     """The instance around this process. Raises FlexError where it does not answer."""
     return FluxInstance()
 

@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from flux_flex.config import PATH_VARIABLE, UsernetesConfig
+from flux_flex.config import PATH_VARIABLE, UsernetesConfig, load_config
 from flux_flex.errors import BadInput, FlexError
 from flux_flex.host.instance import Instance
 from flux_flex.model.duration import parse_duration
 from flux_flex.usernetes.state import STATE_VARIABLE, Record, State
-from flux_flex.usernetes.teardown import tear_down
+from flux_flex.usernetes.teardown import forget_events, tear_down
 
 log = logging.getLogger("flux_flex.usernetes")
 
@@ -61,6 +61,20 @@ def remove_expired(
                 log.error("%s: %s", record.name, error.what)
 
 
+def keep(
+    state: State, name: str, config: UsernetesConfig, connect: Callable[[], Instance | None]
+) -> None:
+    """Leave a failed cluster as it is until its time is over; only its events go now."""
+    with state.lock(name, timeout_s=config.deadlines.teardown) as held:
+        record = held.read()
+        if record is not None:
+            if not forget_events(record, connect):
+                # The timer is alone on its host: it has no instance to ask.
+                held.write(record.model_copy(update={"key": ""}))
+            start_timer(record, config)
+            log.info("%s is kept for inspection", record.workdir)
+
+
 def start_timer(record: Record, config: UsernetesConfig) -> None:
     """Have a kept cluster taken away at its time, whatever becomes of this process.
 
@@ -69,7 +83,7 @@ def start_timer(record: Record, config: UsernetesConfig) -> None:
     """
     seconds = max(1.0, (record.keep_until or 0.0) - time.time())
     command = [sys.executable, "-I", "-m", "flux_flex.usernetes.keeping", record.name]
-    names = (PATH_VARIABLE, STATE_VARIABLE, "FLUX_URI")
+    names = (PATH_VARIABLE, STATE_VARIABLE)
     environment = {name: os.environ[name] for name in names if name in os.environ}
     environment["PATH"] = config.path
     systemd = shutil.which("systemd-run")
@@ -92,12 +106,9 @@ def start_timer(record: Record, config: UsernetesConfig) -> None:
 
 def main(name: str, seconds: float) -> int:
     """The timer: wait, then take the cluster away."""
-    from flux_flex.config import load_config
-    from flux_flex.usernetes.epilog import connect
-
     select.select([], [], [], seconds)
     try:
-        left = tear_down(State.open(), name, load_config().usernetes, connect)
+        left = tear_down(State.open(), name, load_config().usernetes, lambda: None)
     except FlexError:
         return 1
     return 1 if left else 0

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
+import math
 import os
 import secrets
 import socket
@@ -29,6 +30,7 @@ from flux_flex.model.usernetes import UsernetesRequest
 from flux_flex.usernetes.account import Account, run_as
 from flux_flex.usernetes.members import Member
 from flux_flex.usernetes.ports import Leases, PortTaken, is_free
+from flux_flex.usernetes.rendezvous import Aborted
 from flux_flex.usernetes.state import Held, Record, State, process_start
 from flux_flex.usernetes.steps import PROJECT_VARIABLE, Make, StepFailed, kill_marked
 from flux_flex.usernetes.tree import Tree, copy_tree, find_template, read_tree
@@ -181,11 +183,11 @@ class Node:
                     raise PortTaken(what, f"port {port}") from None
             raise
 
-    def make(self, target: str) -> None:
-        """Run a make target as a step. Raises StepFailed."""
+    def make(self, target: str, most_s: float = math.inf) -> None:
+        """Run a make target as a step, for ``most_s`` seconds at the most. Raises StepFailed."""
         assert self._make is not None, "take ports first"
         with self.step(target) as limit_s:
-            self._make.run(target, limit_s)
+            self._make.run(target, min(limit_s, most_s))
 
     def down(self) -> None:
         """Remove the container, to begin again: the directory, and with it the log, stays."""
@@ -207,7 +209,7 @@ class Node:
         began = time.monotonic()
         try:
             yield limit_s
-        except (StepFailed, PortTaken):
+        except (StepFailed, PortTaken, Aborted):
             raise
         except FlexError as error:
             where = f"{error.where}: " if error.where else ""

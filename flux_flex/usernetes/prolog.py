@@ -40,10 +40,13 @@ from flux_flex.usernetes.steps import clean_line
 from flux_flex.usernetes.teardown import undo
 
 MEMO = "flex.usernetes"
-KEY = "flex.usernetes"
+# Beside what else the job has in the KVS (RFC 16).
+KEY = "flex-usernetes"
 
 _LONGEST_NOTE = 1200
 _LOCK_S = 5.0
+_CANCELLING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_LATE = "the time for the whole bring-up"
 
 log = logging.getLogger("flux_flex.usernetes")
 
@@ -67,6 +70,15 @@ class Task:
 def main() -> int:
     """Run the prolog of one rank. Returns 0 when the cluster is up, or when none is wanted."""
     log_to(sys.stdout)
+    with signals_raise():
+        try:
+            return _serve()
+        except Cancelled as error:
+            log.info("%s before anything was made", error)
+            return 1
+
+
+def _serve() -> int:
     jobid = None
     instance: Instance | None = None
     try:
@@ -79,7 +91,7 @@ def main() -> int:
         return run(task, instance)
     except (FlexError, ValueError) as error:
         text = one_line(error) if isinstance(error, FlexError) else f"no user id: {error}"
-        return _refuse(instance, jobid, text)
+        return refuse(instance, jobid, text)
 
 
 def task_of(instance: Instance, jobid: int, *, rank: int, uid: int, owner: int) -> Task | None:
@@ -116,23 +128,31 @@ def run(task: Task, instance: Instance) -> int:
         node = Node(cluster, member, host, held)
         meeting = Rendezvous(instance, cluster.key, task.rank)
         try:
-            with signals_raise(config.deadlines.total):
+            with time_limit(config.deadlines.total):
                 bring_up(node, meeting, lambda text: _tell(instance, cluster, text))
         except (FlexError, Cancelled, OSError) as error:
             ignore_signals()
             return _give_up(task, node, instance, meeting, error)
+        except BaseException as error:
+            # A bug of ours: nobody else may have to wait for it, and nothing may stay.
+            ignore_signals()
+            _give_up(task, node, instance, meeting, error)
+            raise
         finally:
             node.close()
     return 0
 
 
 def _give_up(
-    task: Task, node: Node, instance: Instance, meeting: Rendezvous, error: Exception
+    task: Task, node: Node, instance: Instance, meeting: Rendezvous, error: BaseException
 ) -> int:
     """After a failure: tell the job and the other nodes, then undo. The exit code."""
     told = isinstance(error, (Aborted, Cancelled)) and not _is_late(error)
     text = f"{node.member.host} (rank {node.member.rank}): {_said(error)}"[:_LONGEST_NOTE]
     log.error("%s", text)
+    if isinstance(error, Cancelled) and told and node.member.is_lead:
+        with suppress(FlexError):
+            _tell(instance, task.cluster, "cancelled")
     if not told:
         with suppress(FlexError):
             meeting.post("failed", note=text)
@@ -151,11 +171,11 @@ def _give_up(
     return 1
 
 
-def _failed_elsewhere(error: Exception, meeting: Rendezvous) -> bool:
+def _failed_elsewhere(error: BaseException, meeting: Rendezvous) -> bool:
     return isinstance(error, Aborted) or meeting.has_failed()
 
 
-def _refuse(instance: Instance | None, jobid: int | None, text: str) -> int:
+def refuse(instance: Instance | None, jobid: int | None, text: str) -> int:
     """A job that cannot be served: an exception where there is somebody to tell."""
     log.error("%s", text)
     if instance is not None and jobid is not None:
@@ -169,14 +189,14 @@ def _tell(instance: Instance, cluster: Cluster, text: str) -> None:
         instance.memo(cluster.jobid, {MEMO: text})
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     if isinstance(error, FlexError):
         return one_line(error)
     return clean_line(str(error) or type(error).__name__)
 
 
-def _is_late(error: Exception) -> bool:
-    return isinstance(error, Cancelled) and "time" in str(error)
+def _is_late(error: BaseException) -> bool:
+    return isinstance(error, Cancelled) and _LATE in str(error)
 
 
 def one_line(error: FlexError) -> str:
@@ -192,28 +212,40 @@ def log_to(stream: object) -> None:
 
 
 @contextmanager
-def signals_raise(total_s: float) -> Iterator[None]:
-    """Raise Cancelled on TERM, INT and HUP, and when the whole has taken ``total_s`` seconds."""
+def signals_raise() -> Iterator[None]:
+    """Raise Cancelled on TERM, INT and HUP."""
 
     def cancel(number: int, _frame: FrameType | None) -> NoReturn:
-        if number == signal.SIGALRM:
-            raise Cancelled(f"the time for the whole bring-up, {total_s:.0f} s, is over")
         raise Cancelled(f"cancelled by {signal.Signals(number).name}")
 
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM)
-    before = {number: signal.signal(number, cancel) for number in numbers}
+    before = {number: signal.signal(number, cancel) for number in _CANCELLING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is cancel:  # else it is ignored, to the end
+                signal.signal(number, handler)
+
+
+@contextmanager
+def time_limit(total_s: float) -> Iterator[None]:
+    """Raise Cancelled, wherever this process is, after ``total_s`` seconds."""
+
+    def late(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise Cancelled(f"{_LATE}, {total_s:.0f} s, is over")
+
+    before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, total_s)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGALRM, before)
 
 
 def ignore_signals() -> None:
     """From here on nothing interrupts: what is being undone is undone to the end, bounded."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in _CANCELLING:
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -71,7 +71,7 @@ def undo(
     left += _containers(record, state, config, max(1.0, end - time.monotonic()))
     left += _directory(record)
     left += _leases(record, state, config)
-    left += _events(record, connect)
+    left += forget_events(record, connect)
     if left:
         held.write(record.model_copy(update={"phase": "leaving", "left": tuple(left)}))
     else:
@@ -123,9 +123,9 @@ def _leases(record: Record, state: State, config: UsernetesConfig) -> list[str]:
     return []
 
 
-def _events(record: Record, connect: Callable[[], Instance | None]) -> list[str]:
-    """The lead removes the key where the nodes met, and with it the token."""
-    if not record.lead:
+def forget_events(record: Record, connect: Callable[[], Instance | None]) -> list[str]:
+    """The lead removes the key where the nodes met, and with it the token; what is left."""
+    if not record.lead or not record.key:
         return []
     try:
         instance = connect()
