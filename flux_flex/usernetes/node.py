@@ -16,6 +16,7 @@ import json
 import logging
 import math
 import os
+import re
 import secrets
 import socket
 import time
@@ -48,6 +49,10 @@ PORTS_FILE = "ports.json"
 
 # The names of the ports in the order in which they are leased, and their numbers in old trees.
 SERVICES = {"etcd": 2379, "kube-apiserver": 6443, "kubelet": 10250, "flannel": 8472}
+
+_MOST_SUBNETS = 4
+# What docker, podman and nerdctl say of a subnet that a network has already.
+_SUBNET_TAKEN = re.compile(r"overlap|subnet .* already (?:used|in use|exists)", re.IGNORECASE)
 
 _OVERRIDE = "docker-compose.flux-flex.yaml"
 _MOST_KUBECONFIG = 1 << 16
@@ -93,8 +98,8 @@ class Node:
         self._place: Place = place_of(host.config.workdir, cluster.jobid, member.local_index)
         self._directory = -1
         self._log = -1
-        self._make: Make | None = None
         self._tree: Tree | None = None
+        self._tried: list[str] = []
         self.address = host_address()
         self.record = Record(
             name=f"{cluster.identity}.{member.rank}",
@@ -139,10 +144,7 @@ class Node:
             self._log = os.open(LOG, flags, 0o600, dir_fd=self._directory)
             os.fchown(self._log, account.uid, account.gid)
             os.fchown(self._directory, account.uid, account.gid)
-            subnet = self.host.leases.subnet(
-                self.record.name, index=self.member.index, of=len(self.cluster.members)
-            )
-            self.note(subnet=subnet)
+            self._lease_subnet()
 
     def choose_ports(self, avoid: Iterable[int] = ()) -> dict[str, int]:
         """Lease ports for the cluster, or for a member that shares its host. Raises FlexError."""
@@ -161,33 +163,37 @@ class Node:
         if not (self.member.is_lead or self.member.local_index):
             self._exactly(ports)
         self.note(ports=dict(ports))
-        account = self.host.account
         if self.cluster.request.ports:
             text = json.dumps({p: ports[str(p)] for p in self.cluster.request.ports}) + "\n"
             self.write(PORTS_FILE, text, mode=0o600)
         override = self._override(ports)
         if override:
             self.write(_OVERRIDE, json.dumps(override, indent=2) + "\n", mode=0o600)
-        environment = self._environment(ports, overridden=bool(override))
-        self._make = Make(self._directory, self._log, account, environment)
 
     def up(self) -> None:
-        """Start the node's container. Raises PortTaken where a port went to somebody else."""
-        try:
-            self.make("up")
-        except StepFailed:
-            self.down()
-            for port in self.record.ports.values():
-                if not is_free(port):
-                    what = "another program took it before the cluster could"
-                    raise PortTaken(what, f"port {port}") from None
-            raise
+        """Start the node's container. Raises PortTaken where a port went to somebody else.
+
+        A subnet that went to somebody else is this node's affair alone: it takes another.
+        """
+        for left in range(_MOST_SUBNETS - 1, -1, -1):
+            try:
+                self.make("up")
+            except StepFailed as error:
+                self.down()
+                self._check_ports_free()
+                if not left or not _SUBNET_TAKEN.search(error.what):
+                    raise
+                log.info("%s: %s: taken; trying another", self.member.node_name, self.record.subnet)
+                self._lease_subnet()
+            else:
+                return
 
     def make(self, target: str, most_s: float = math.inf) -> None:
         """Run a make target as a step, for ``most_s`` seconds at the most. Raises StepFailed."""
-        assert self._make is not None, "take ports first"
+        assert self.record.ports, "take ports first"
+        make = Make(self._directory, self._log, self.host.account, self._environment())
         with self.step(target) as limit_s:
-            self._make.run(target, min(limit_s, most_s))
+            make.run(target, min(limit_s, most_s))
 
     def down(self) -> None:
         """Remove the container, to begin again: the directory, and with it the log, stays."""
@@ -263,6 +269,24 @@ class Node:
             remedy = "set usernetes.template to a tree with PORT_KUBE_APISERVER and the like"
             raise FlexError(what, str(self.tree.path), remedy) from None
 
+    def _lease_subnet(self) -> None:
+        """A subnet that this node has not tried yet."""
+        if self.record.subnet:
+            self._tried.append(self.record.subnet)
+        subnet = self.host.leases.subnet(
+            self.record.name,
+            index=self.member.index,
+            of=len(self.cluster.members),
+            avoid=self._tried,
+        )
+        self.note(subnet=subnet)
+
+    def _check_ports_free(self) -> None:
+        for port in self.record.ports.values():
+            if not is_free(port):
+                what = "another program took it before the cluster could"
+                raise PortTaken(what, f"port {port}")
+
     def _users(self) -> dict[str, str]:
         """Paths that other clusters of this host have, with whose they are."""
         found = {}
@@ -291,9 +315,10 @@ class Node:
             service["ports"] = [f"{ports[str(port)]}:{port}" for port in request.ports]
         return {"services": {"node": service}} if service else {}
 
-    def _environment(self, ports: Mapping[str, int], *, overridden: bool) -> dict[str, str]:
+    def _environment(self) -> dict[str, str]:
         """All that the make targets see: nothing of this process's own environment."""
-        config, account = self.host.config, self.host.account
+        config, account, ports = self.host.config, self.host.account, self.record.ports
+        overridden = bool(self._override(ports))
         files = {"COMPOSE_FILE": f"docker-compose.yaml:{_OVERRIDE}"} if overridden else {}
         return {
             **account.environment(config.path),

@@ -68,8 +68,9 @@ def undo(
     began = time.monotonic()
     end = began + config.deadlines.teardown
     left = [f"process {pid}" for pid in kill_marked(record.project, _KILL_S)]
-    left += _containers(record, state, config, max(1.0, end - time.monotonic()))
-    left += _directory(record)
+    stuck = _containers(record, state, config, max(1.0, end - time.monotonic()))
+    # A container that is still there has the directory mounted.
+    left += stuck or _directory(record)
     left += _leases(record, state, config)
     left += forget_events(record, connect)
     if left:

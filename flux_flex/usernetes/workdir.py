@@ -85,7 +85,9 @@ def remove_directory(path: str, device: int | None, inode: int | None, uid: int)
     """Remove a job's directory, if what has its name still is that directory.
 
     Where the record ends before the inode was known, it is removed if it is still the maker's
-    own. Another thing of that name is left alone. Raises FlexError for what would not go.
+    own. Another thing of that name is left alone, but for an empty folder of the maker's: an
+    engine that starts its containers again makes what they mount, if it is gone. Raises
+    FlexError for what would not go.
     """
     try:
         status = os.lstat(path)
@@ -97,6 +99,9 @@ def remove_directory(path: str, device: int | None, inode: int | None, uid: int)
         same = status.st_uid == os.geteuid()
     else:
         same = (status.st_dev, status.st_ino) == (device, inode)
+    if not same and status.st_uid == os.geteuid():
+        with suppress(OSError):
+            os.rmdir(path)
     if not same or not stat.S_ISDIR(status.st_mode) or status.st_uid not in (uid, os.geteuid()):
         return
     failed: list[str] = []

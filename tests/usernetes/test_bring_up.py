@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import time
@@ -12,13 +13,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from usernetes_site import JOBID, Site
+from usernetes_site import JOBID, STOPPED, Site
 
 THREE = ("n0", "n1", "n2")
 OTHER = JOBID + (1 << 24)
 
 # The steps of each role in their order; a step that hangs is where the prolog is killed.
-STOPPED = (1, -signal.SIGTERM)  # as a prolog, or as a Python that has not begun
 LEAD = ("up", "kubeadm-init", "install-flannel", "kubeconfig", "join-command", "sync-external-ip")
 WORKER = ("up", "kubeadm-join")
 
@@ -306,12 +306,19 @@ def test_an_epilog_is_idempotent_one_after_the_other_and_at_once(site: Site) -> 
 
 
 def test_an_epilog_without_a_directory_or_template_removes_the_rest(site: Site) -> None:
-    import shutil
-
     site.submit()
     site.prologs(JOBID, 1)
     shutil.rmtree(site.directory(JOBID))
     shutil.rmtree(site.template)
+    assert site.epilogs(JOBID, 1) == [0], site.output()
+    assert site.left() == []
+
+
+def test_a_folder_that_the_engine_made_again_goes_too(site: Site) -> None:
+    site.submit()
+    site.prologs(JOBID, 1)
+    shutil.rmtree(site.directory(JOBID))
+    site.directory(JOBID).mkdir()
     assert site.epilogs(JOBID, 1) == [0], site.output()
     assert site.left() == []
 
@@ -338,7 +345,7 @@ def test_an_engine_that_is_down_is_no_reason_to_forget(site: Site) -> None:
     broken.touch()
     assert site.epilogs(JOBID, 1) == [1]
     assert "the engine is down" in site.output()
-    assert not site.directory(JOBID).exists()
+    assert site.directory(JOBID).exists()
     broken.unlink()
     assert site.epilogs(JOBID, 1) == [0]
     assert site.left() == []
@@ -395,6 +402,20 @@ def test_a_port_that_a_worker_cannot_have_is_replaced_everywhere(
     assert not set(again.ports.values()) & set(record.ports.values())
     site.epilogs(JOBID, 2)
     site.epilogs(other, 1)
+    assert site.left() == []
+
+
+def test_a_subnet_taken_between_lease_and_use_is_replaced(site: Site) -> None:
+    site.faults("up overlap 2", "install-flannel sleep 0.3")
+    site.submit()
+    prolog = site.start("prolog", JOBID, 0)
+    subnets = set()
+    while prolog.poll() is None:
+        record = site.record(JOBID)
+        subnets |= {record.subnet} if record and record.subnet else set()
+    assert prolog.returncode == 0, site.output()
+    assert len(subnets) == 3
+    assert site.epilogs(JOBID, 1) == [0]
     assert site.left() == []
 
 

@@ -37,6 +37,7 @@ STANDIN = HERE.parent / "standin"
 JOBID = 0x2F2C0000_0001
 AUTHKEY = b"tests only"
 PATIENCE_S = 60.0
+STOPPED = (1, -signal.SIGTERM)  # as a prolog, or as a Python that has not begun
 
 
 class Server:
@@ -139,6 +140,7 @@ class Site:
             shutil.copy("/bin/busybox", self.template / "busybox")
         trusted(self.template)
         self.settings = self.deadlines = ""
+        self.seen: list[Record] = []
         self.hosts: dict[int, Sequence[str]] = {}
         self.instance = MemoryInstance(r_of(["n0"]), now=time.time())
         self.address = str(self.folder / "instance")
@@ -226,6 +228,8 @@ class Site:
         return [process.returncode for process in running]
 
     def epilogs(self, jobid: int, ranks: int) -> list[int]:
+        for rank in range(ranks):
+            self.record(jobid, rank)  # whose things are looked for afterwards
         running = [self.start("epilog", jobid, rank) for rank in range(ranks)]
         return [process.wait(PATIENCE_S) for process in running]
 
@@ -244,7 +248,10 @@ class Site:
 
     def record(self, jobid: int, rank: int = 0) -> Record | None:
         state = self.state(self.hosts[jobid][rank])
-        return State(state).peek(f"{f58(jobid)[1:]}.{rank}") if state.exists() else None
+        found = State(state).peek(f"{f58(jobid)[1:]}.{rank}") if state.exists() else None
+        if found is not None:
+            self.seen.append(found)
+        return found
 
     def directory(self, jobid: int, rank: int = 0) -> Path:
         """Where the first rank of a host has its directory."""
