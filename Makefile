@@ -8,13 +8,21 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SCENARIO ?= examples/burst-queue/scenario.yaml
 OUT ?= burst-plan
 
-.PHONY: run test lint clean
+.PHONY: run test test-docker test-flux lint clean
 
 run: $(VENV)/.installed
 	$(BIN)/flux-flex simulate $(SCENARIO) --out $(OUT) --svg $(OUT)/timeline.svg
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not docker'
+
+# Against a real container engine: needs docker, docker-compose and a static busybox.
+test-docker: $(VENV)/.installed-test
+	$(BIN)/python -m pytest --no-cov -rs -m 'docker and not flux'
+
+# Against a real Flux, where `flux` is on PATH; what also needs an engine says so.
+test-flux: $(VENV)/.installed-test
+	$(BIN)/python -m pytest --no-cov -rs -m flux
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -210,8 +210,12 @@ def parse_config(document: Mapping[str, Any]) -> FlexConfig:
 def _read_trusted(path: Path) -> str:
     """The text of a file that only root and this user can write."""
     try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
+        # A pipe by that name would keep everybody waiting for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise BadInput("no regular file", str(path), "name a file")
             if status.st_uid not in (0, os.geteuid()):
                 raise BadInput("belongs to somebody else", str(path), f"chown root {path}")
             if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):

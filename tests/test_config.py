@@ -71,6 +71,12 @@ def test_a_file_that_others_can_write_is_not_believed(tmp_path: Path, mode: int)
     assert "chmod go-w" in got.value.remedy
 
 
+def test_a_pipe_is_no_configuration_and_keeps_nobody_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "flex.toml")
+    with pytest.raises(BadInput, match="no regular file"):
+        load_config(tmp_path / "flex.toml")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file of somebody else's")
 def test_a_file_of_somebody_else_is_not_believed(tmp_path: Path) -> None:
     path = tmp_path / "flex.toml"

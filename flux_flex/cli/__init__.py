@@ -22,7 +22,7 @@ EXIT_INTERRUPTED = 130
 EXIT_CODES = """\
 exit codes:
   0    done; for match: it fits
-  1    match: it fits, but not now
+  1    match: it fits, but not now; usernetes: it failed on a node; doctor: something is missing
   2    match: it never fits
   3    bad input: a file, a key, a number or the words of the command
   70   an error of flux-flex itself
@@ -104,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan(commands.add_parser("plan", help="decide once, for a queue as it is now"))
     _add_match(commands.add_parser("match", help="ask whether a jobspec fits a resource graph"))
     _add_explain(commands.add_parser("explain", help="show all that was weighed for one job"))
+    _add_usernetes(commands.add_parser("usernetes", help="a Kubernetes over the whole instance"))
+    _add_doctor(commands.add_parser("doctor", help="look at this machine: found, missing, remedy"))
     return parser
 
 
@@ -161,4 +163,31 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--plan", metavar="FILE", required=True, help="what plan or simulate printed with --json"
+    )
+
+
+def _add_usernetes(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Bring up a Kubernetes over all nodes of the instance, take it away, and look at clusters."
+    )
+    actions = parser.add_subparsers(
+        dest="action", required=True, metavar="ACTION", parser_class=_Parser
+    )
+    up = actions.add_parser("up", help="bring a cluster up over the nodes of the instance")
+    up.add_argument("--nodes", type=int, metavar="N", help="over its first N nodes only")
+    actions.add_parser("down", help="take it away")
+    status = actions.add_parser("status", help="show the clusters that the hosts know of")
+    status.add_argument("--json", action="store_true", help="print it as JSON (docs/json.md)")
+    logs = actions.add_parser("logs", help="print what the make targets of bring-ups said")
+    logs.add_argument("jobids", nargs="*", metavar="JOBID", help="of these jobs only")
+    clean = actions.add_parser("clean", help="take away what jobs left that are over")
+    clean.add_argument("jobids", nargs="*", metavar="JOBID", help="of these jobs, over or not")
+    clean.add_argument("--all", action="store_true", help="of all jobs, over or not")
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Look at this machine: what is found, what is missing, what mends it."
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.add_argument(
+        "--check", action="append", default=[], metavar="NAME", help="only this check, repeatable"
     )

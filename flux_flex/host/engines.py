@@ -28,13 +28,13 @@ SYSTEM_SOCKETS = ("/run/docker.sock", "/var/run/docker.sock")
 RUNTIME = "/run/user"
 
 # Usernetes' own order, and then a docker that has no rootless set-up script.
-_DETECTED = (
+DETECTED = (
     ("dockerd-rootless.sh", "docker"),
     ("containerd-rootless.sh", "nerdctl"),
     ("podman", "podman"),
     ("docker", "docker"),
 )
-_COMPOSE = {
+COMPOSE = {
     "docker": ("docker compose", "docker-compose"),
     "nerdctl": ("nerdctl compose",),
     "podman": ("podman-compose",),
@@ -83,7 +83,7 @@ def find_engine(wanted: str, compose: str, *, uid: int, path: str) -> Engine:
 
 
 def _detect(path: str) -> str:
-    for command, kind in _DETECTED:
+    for command, kind in DETECTED:
         if shutil.which(command, path=path):
             return kind
     remedy = "install docker, podman or nerdctl, or set usernetes.path in flex.toml"
@@ -91,12 +91,12 @@ def _detect(path: str) -> str:
 
 
 def _compose_of(kind: str, path: str) -> str:
-    for command in _COMPOSE[kind]:
+    for command in COMPOSE[kind]:
         words = command.split()
         found = shutil.which(words[0], path=path)
         if found and (len(words) == 1 or kind == "nerdctl" or _answers([found, *words[1:]])):
             return command
-    remedy = f"install {' or '.join(_COMPOSE[kind])}, or set usernetes.compose in flex.toml"
+    remedy = f"install {' or '.join(COMPOSE[kind])}, or set usernetes.compose in flex.toml"
     raise FlexError(f"no compose command for {kind}", f"PATH {path}", remedy)
 
 

@@ -20,7 +20,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -60,15 +60,25 @@ _MOST_KUBECONFIG = 1 << 16
 log = logging.getLogger("flux_flex.usernetes")
 
 
+# Hears of each step as it begins.
+StepListener = Callable[[Member, str], None]
+
+
 @dataclass(frozen=True)
 class Cluster:
-    """What all nodes of a cluster agree on. ``identity`` is the job's F58 id without its ƒ."""
+    """What all nodes of a cluster agree on.
+
+    ``identity`` is the F58 id, without its ƒ, of the job whose cluster it is, or of the job that
+    the whole instance is; ``instance`` where it is none. ``told_job`` is the job that hears of
+    the cluster's state; None for a cluster over a whole instance.
+    """
 
     identity: str
     jobid: int | None
     key: str
     members: tuple[Member, ...]
     request: UsernetesRequest
+    told_job: int | None = None
 
     @property
     def lead(self) -> Member:
@@ -89,11 +99,19 @@ class Host:
 class Node:
     """One member of a cluster, on its host, with the lock on its record held."""
 
-    def __init__(self, cluster: Cluster, member: Member, host: Host, held: Held) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        member: Member,
+        host: Host,
+        held: Held,
+        on_step: StepListener | None = None,
+    ) -> None:
         self.cluster = cluster
         self.member = member
         self.host = host
         self.held = held
+        self._on_step = on_step
         self._end = time.monotonic() + host.config.deadlines.total
         self._place: Place = place_of(host.config.workdir, cluster.jobid, member.local_index)
         self._directory = -1
@@ -212,6 +230,8 @@ class Node:
         if limit_s <= 0:
             raise StepFailed("the time for the whole bring-up is over", name)
         self.note(step=name)
+        if self._on_step is not None:
+            self._on_step(self.member, name)
         began = time.monotonic()
         try:
             yield limit_s

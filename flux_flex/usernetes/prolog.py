@@ -15,7 +15,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -32,7 +32,7 @@ from flux_flex.usernetes.account import account_of
 from flux_flex.usernetes.cluster import bring_up
 from flux_flex.usernetes.keeping import keep_until, remove_expired
 from flux_flex.usernetes.members import members_of
-from flux_flex.usernetes.node import Cluster, Host, Node
+from flux_flex.usernetes.node import Cluster, Host, Node, StepListener
 from flux_flex.usernetes.ports import Leases
 from flux_flex.usernetes.rendezvous import Aborted, Rendezvous
 from flux_flex.usernetes.state import State
@@ -65,6 +65,8 @@ class Task:
     owner: int
     config: UsernetesConfig
     jobspec: Mapping[str, object]
+    on_step: StepListener | None = None
+    on_failure: Callable[[str], None] | None = None
 
 
 def main() -> int:
@@ -107,25 +109,24 @@ def task_of(instance: Instance, jobid: int, *, rank: int, uid: int, owner: int) 
     members = members_of(instance.allocation(jobid), request.nodes)
     if all(member.rank != rank for member in members):
         return None
-    cluster = Cluster(f58(jobid)[1:], jobid, job_kvs_key(jobid, KEY), members, request)
+    cluster = Cluster(f58(jobid)[1:], jobid, job_kvs_key(jobid, KEY), members, request, jobid)
     return Task(cluster, rank, uid, owner, config, jobspec)
 
 
 def run(task: Task, instance: Instance) -> int:
     """Bring this rank's node up, or undo what was done and say why. The exit code."""
     config, cluster = task.config, task.cluster
-    state = State.open()
-    remove_expired(state, config, lambda: instance)
     member = next(one for one in cluster.members if one.rank == task.rank)
-    account = account_of(task.uid, owner=task.owner)
-    engine = find_engine(config.container_engine, config.compose, uid=task.uid, path=config.path)
-    leases = Leases(state, config.port_range, config.subnets)
-    host = Host(config, state, leases, account, engine)
+    try:
+        host = _host_of(task, instance)
+    except FlexError as error:
+        raise error.at(f"{member.host} (rank {member.rank})") from None
+    state = host.state
     name = f"{cluster.identity}.{task.rank}"
     with state.lock(name, timeout_s=_LOCK_S, create=True) as held:
         if held.read() is not None:
-            raise FlexError("it has been brought up already", name, "run the epilog first")
-        node = Node(cluster, member, host, held)
+            raise FlexError("it has been brought up already", name, "take it away first")
+        node = Node(cluster, member, host, held, task.on_step)
         meeting = Rendezvous(instance, cluster.key, task.rank)
         try:
             with time_limit(config.deadlines.total):
@@ -143,6 +144,15 @@ def run(task: Task, instance: Instance) -> int:
     return 0
 
 
+def _host_of(task: Task, instance: Instance) -> Host:
+    """What this host gives: its state, the user's account and the user's engine."""
+    config, state = task.config, State.open()
+    remove_expired(state, config, lambda: instance)
+    account = account_of(task.uid, owner=task.owner)
+    engine = find_engine(config.container_engine, config.compose, uid=task.uid, path=config.path)
+    return Host(config, state, Leases(state, config.port_range, config.subnets), account, engine)
+
+
 def _give_up(
     task: Task, node: Node, instance: Instance, meeting: Rendezvous, error: BaseException
 ) -> int:
@@ -150,6 +160,8 @@ def _give_up(
     told = isinstance(error, (Aborted, Cancelled)) and not _is_late(error)
     text = f"{node.member.host} (rank {node.member.rank}): {_said(error)}"[:_LONGEST_NOTE]
     log.error("%s", text)
+    if task.on_failure is not None and not told:
+        task.on_failure(text)
     if isinstance(error, Cancelled) and told and node.member.is_lead:
         with suppress(FlexError):
             _tell(instance, task.cluster, "cancelled")
@@ -158,9 +170,9 @@ def _give_up(
             meeting.post("failed", note=text)
         with suppress(FlexError):
             _tell(instance, task.cluster, f"failed: {node.record.step or 'at the start'}")
-        if task.cluster.jobid is not None:
+        if task.cluster.told_job is not None:
             with suppress(FlexError):
-                instance.raise_exception(task.cluster.jobid, "usernetes", text)
+                instance.raise_exception(task.cluster.told_job, "usernetes", text)
     if task.cluster.request.debug and (not told or _failed_elsewhere(error, meeting)):
         until = keep_until(task.config, task.jobspec, node.record.began)
         node.note(phase="kept", keep_until=until)
@@ -185,8 +197,8 @@ def refuse(instance: Instance | None, jobid: int | None, text: str) -> int:
 
 
 def _tell(instance: Instance, cluster: Cluster, text: str) -> None:
-    if cluster.jobid is not None:
-        instance.memo(cluster.jobid, {MEMO: text})
+    if cluster.told_job is not None:
+        instance.memo(cluster.told_job, {MEMO: text})
 
 
 def _said(error: BaseException) -> str:

@@ -62,6 +62,15 @@ class DockerSite(Site):
             if name.rpartition("_")[0] in projects:
                 yield f"image {name}"
 
+    def close(self) -> None:
+        """Take away what a failing test left, too."""
+        super().close()
+        removing = {"container": ["rm", "-fv"], "network": ["network", "rm"],
+                    "volume": ["volume", "rm", "-f"], "image": ["rmi"]}  # fmt: skip
+        for thing in list(self.engine_things()):
+            kind, name = thing.split()
+            subprocess.run(["docker", *removing[kind], name], capture_output=True)
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _docker_answers() -> None:

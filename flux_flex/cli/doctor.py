@@ -1,0 +1,162 @@
+"""``flux-flex doctor``: what this machine has for flux-flex, what it lacks, and what mends that."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+
+from rich.console import Console
+
+from flux_flex.cli import printable
+from flux_flex.cli.console import console, plain_table, print_json, word
+from flux_flex.config import DEFAULT_PATH, PATH_VARIABLE, FlexConfig, load_config
+from flux_flex.errors import BadInput, FlexError
+from flux_flex.host.checks import BURSTING, CHECKS, USERNETES, Check, look
+from flux_flex.host.checks.findings import Finding, Status
+from flux_flex.host.checks.machine import Machine
+from flux_flex.host.checks.survey import Settings, Survey
+
+FORMAT = "flux-flex-doctor"
+VERSION = 1
+
+_STYLE: dict[Status, str] = {
+    "found": "green", "missing": "bold red", "warning": "yellow", "unknown": "yellow",
+    "skipped": "dim",
+}  # fmt: skip
+_LONGEST = 300
+_MOST_LINES = 30
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command: 0 if nothing that is needed is missing, else 1. BadInput for --check."""
+    config, finding = _read_config()
+    checks = _chosen(_all_checks(config, finding), options.check)
+    survey = Survey(Machine(), _settings(config))
+    findings = ((check, _plain(look(check, survey))) for check in checks)
+    if options.json:
+        told = list(findings)
+        print_json(_document(told))
+    else:
+        told = _print(findings)
+    return int(any(finding.status == "missing" for _, finding in told))
+
+
+def _read_config() -> tuple[FlexConfig, Finding]:
+    """flex.toml, or the defaults where it cannot be used, and what is to be said about it."""
+    named = os.environ.get(PATH_VARIABLE)
+    try:
+        config = load_config()
+    except FlexError as error:
+        what = f"{error.where}: {error.what}"
+        return FlexConfig(), Finding("config", "missing", what, error.remedy)
+    there = named or os.path.exists(DEFAULT_PATH)
+    what = (named or DEFAULT_PATH) if there else f"no {DEFAULT_PATH}: the defaults are used"
+    return config, Finding("config", "found", what)
+
+
+def _settings(config: FlexConfig) -> Settings:
+    usernetes = config.usernetes
+    return Settings(
+        container_engine=usernetes.container_engine,
+        compose=usernetes.compose,
+        path=usernetes.path,
+        total_s=usernetes.deadlines.total,
+        teardown_s=usernetes.deadlines.teardown,
+    )
+
+
+def _all_checks(config: FlexConfig, finding: Finding) -> list[Check]:
+    """Those of the machine, with those that rooms beyond host/ are needed for."""
+    return [
+        Check("config", USERNETES, lambda _: finding),
+        *(check for check in CHECKS if check.needed_for == USERNETES),
+        Check("template", USERNETES, lambda _: _template(config.usernetes.template)),
+        *(check for check in CHECKS if check.needed_for == BURSTING),
+    ]
+
+
+def _template(template: str) -> Finding:
+    """The Usernetes tree that a job's directory is made from."""
+    from flux_flex.usernetes.tree import find_template, read_tree
+
+    try:
+        tree = read_tree(find_template(template))
+    except FlexError as error:
+        return Finding("template", "missing", f"{error.where}: {error.what}", error.remedy)
+    return Finding("template", "found", str(tree.path))
+
+
+def _chosen(checks: Sequence[Check], names: Sequence[str]) -> list[Check]:
+    """The checks that are named, in their own order. ``engine`` also names ``engine-tools``."""
+    known = [check.name for check in checks]
+    for name in names:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            remedy = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
+            raise BadInput(f"no check {name[:40]!r}", "--check", remedy)
+    families = tuple(f"{name}-" for name in names)
+    return [
+        check
+        for check in checks
+        if not names or check.name in names or check.name.startswith(families)
+    ]
+
+
+def _plain(finding: Finding) -> Finding:
+    """Without what could steer a terminal, and short: it may quote whatever a command printed."""
+    lines = [printable(line)[:_LONGEST] for line in finding.remedy.splitlines()[:_MOST_LINES]]
+    what = " ".join(printable(finding.what[: 4 * _LONGEST]).split())
+    return replace(finding, what=_shortened(what), remedy="\n".join(lines))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def _document(told: Sequence[tuple[Check, Finding]]) -> dict[str, object]:
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "findings": [
+            {**asdict(finding), "needed_for": check.needed_for} for check, finding in told
+        ],
+    }
+
+
+def _print(findings: Iterator[tuple[Check, Finding]]) -> list[tuple[Check, Finding]]:
+    """Print each finding when it is there: some commands take seconds to answer."""
+    out = console()
+    told: list[tuple[Check, Finding]] = []
+    for check, finding in findings:
+        if not told or told[-1][0].needed_for != check.needed_for:
+            out.print("\n" if told else "", end="")
+            out.print(word(f"for {check.needed_for}:", "bold"))
+        _print_finding(out, finding)
+        told.append((check, finding))
+    out.print()
+    out.print(word(_summary([finding for _, finding in told])))
+    return told
+
+
+def _print_finding(out: Console, finding: Finding) -> None:
+    table = plain_table()
+    table.show_header = False
+    for width in (8, 18, None):
+        table.add_column(width=width, overflow="fold")
+    table.add_row(
+        word(finding.status, _STYLE[finding.status]), word(finding.name), word(finding.what)
+    )
+    out.print(table)
+    for line in finding.remedy.splitlines():
+        # Whole, however long, so that it can be copied.
+        out.print(word(f"{'':12}{line}", "cyan"), soft_wrap=True)
+
+
+def _summary(findings: Sequence[Finding]) -> str:
+    names = {status: [f.name for f in findings if f.status == status] for status in _STYLE}
+    told = [f"{len(having)} {status}" for status, having in names.items() if having]
+    missing = ", ".join(names["missing"]) or "nothing that is needed"
+    return f"{', '.join(told)}. Missing: {missing}."
