@@ -130,8 +130,6 @@ class Node:
             pid=os.getpid(),
             pid_start=process_start(os.getpid()),
             began=time.time(),
-            workdir=self._place.path,
-            links=self._place.links,
             project=f"usernetes-{cluster.identity.lower()}-{member.rank}-{secrets.token_hex(3)}",
             engine=host.engine.kind,
             socket=host.engine.socket,
@@ -150,12 +148,7 @@ class Node:
             template = find_template(self.host.config.template)
             self._tree = read_tree(template)
             self._check_request()
-            # Others' directories are known before the record claims this one.
-            users = self._users()
-            self.note(phase="starting")
-            self._directory, device, inode = make_directory(self._place, users)
-            self.note(device=device, inode=inode)
-            make_links(self._place, users)
+            self._make_directory()
             account = self.host.account
             copy_tree(template, self._directory, uid=account.uid, gid=account.gid)
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_APPEND
@@ -288,6 +281,18 @@ class Node:
             what = f"{error.where}: {error.what}, and this Usernetes tree has fixed ports"
             remedy = "set usernetes.template to a tree with PORT_KUBE_APISERVER and the like"
             raise FlexError(what, str(self.tree.path), remedy) from None
+
+    def _make_directory(self) -> None:
+        """The directory and its links. The record claims nothing that somebody else has."""
+        users = self._users()
+        self.note(workdir=self._place.path)
+        try:
+            self._directory, device, inode = make_directory(self._place, users)
+        except FlexError:
+            self.note(workdir="")
+            raise
+        self.note(device=device, inode=inode, links=self._place.links)
+        make_links(self._place, users)
 
     def _lease_subnet(self) -> None:
         """A subnet that this node has not tried yet."""

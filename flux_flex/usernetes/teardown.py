@@ -107,6 +107,8 @@ def _user_of(record: Record) -> Account:
 
 
 def _directory(record: Record) -> list[str]:
+    if not record.workdir:
+        return []
     try:
         remove_links(record.workdir, record.links, record.uid)
         remove_directory(record.workdir, record.device, record.inode, record.uid)

@@ -84,10 +84,10 @@ def make_links(place: Place, users: dict[str, str]) -> None:
 def remove_directory(path: str, device: int | None, inode: int | None, uid: int) -> None:
     """Remove a job's directory, if what has its name still is that directory.
 
-    Where the record ends before the inode was known, it is removed if it is still the maker's
-    own. Another thing of that name is left alone, but for an empty folder of the maker's: an
-    engine that starts its containers again makes what they mount, if it is gone. Raises
-    FlexError for what would not go.
+    Another thing of that name is left alone, but for an empty folder of the maker's: that is
+    what a bring-up leaves that was killed before it knew the inode, and what an engine makes
+    that starts a container again whose directory is gone. Raises FlexError for what would not
+    go.
     """
     try:
         status = os.lstat(path)
@@ -95,14 +95,12 @@ def remove_directory(path: str, device: int | None, inode: int | None, uid: int)
         return
     except OSError as error:
         raise FlexError(f"{error.strerror}", path, "remove it by hand") from None
-    if inode is None:
-        same = status.st_uid == os.geteuid()
-    else:
-        same = (status.st_dev, status.st_ino) == (device, inode)
-    if not same and status.st_uid == os.geteuid():
-        with suppress(OSError):
-            os.rmdir(path)
-    if not same or not stat.S_ISDIR(status.st_mode) or status.st_uid not in (uid, os.geteuid()):
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (uid, os.geteuid()):
+        return
+    if (status.st_dev, status.st_ino) != (device, inode):
+        if status.st_uid == os.geteuid():
+            with suppress(OSError):
+                os.rmdir(path)
         return
     failed: list[str] = []
 
