@@ -92,7 +92,7 @@ def _say(what: str, remedy: str = "") -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="flux-flex",
-        description="Kubernetes for Flux jobs, and when a queue should burst, with what, at what cost.",
+        description="Kubernetes for Flux jobs, and when a queue should burst, and at what cost.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
