@@ -61,7 +61,6 @@ class FluxInstance:
     def __init__(self, uri: str | None = None, *, deadline_s: float = ANSWER_DEADLINE_S) -> None:
         self._flux = bindings("flux")
         self._kvs = bindings("flux.kvs")
-        self._job = bindings("flux.job")
         self._deadline_s = deadline_s
         self._uri = uri
         self._handle = self._connect()
@@ -125,7 +124,7 @@ class FluxInstance:
         """
         filters = [] if state is None else [_FILTERS[state]]
         # max_entries 0: all of them. The nested memo comes with the annotations.
-        listing = self._job.JobList(
+        listing = bindings("flux.job").JobList(
             self._handle, [*_LISTED, "annotations"], filters, user="all", max_entries=0
         )
         try:

@@ -8,6 +8,7 @@ to look at; else it names what it could not remove and ends with 1, so that Flux
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
@@ -20,7 +21,7 @@ from flux_flex.host.flux_instance import FluxInstance
 from flux_flex.host.instance import Instance
 from flux_flex.model.jobid import f58, parse_jobid
 from flux_flex.usernetes.keeping import is_kept, keep, remove_expired
-from flux_flex.usernetes.prolog import MEMO, ignore_signals, log_to, one_line
+from flux_flex.usernetes.program import MEMO, ignore_signals, log_to, one_line
 from flux_flex.usernetes.state import Record, State
 from flux_flex.usernetes.teardown import tear_down
 
@@ -38,6 +39,8 @@ def main() -> int:
         jobid = parse_jobid(os.environ.get("FLUX_JOB_ID", ""))
         config = load_config().usernetes
         state = State.open()
+        # Opened when it is needed, which it seldom is, and once.
+        connect = functools.cache(FluxInstance)
         left = clean_up(state, jobid, config, connect)
         remove_expired(state, config, connect)
     except FlexError as error:
@@ -88,11 +91,6 @@ def _taken_away(
             if instance is not None:
                 instance.memo(record.jobid, {MEMO: "left behind" if left else "down"})
     return left
-
-
-def connect() -> Instance:
-    """The instance around this process. Raises FlexError where it does not answer."""
-    return FluxInstance()
 
 
 if __name__ == "__main__":

@@ -13,13 +13,10 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from types import FrameType
-from typing import NoReturn
 
 from flux_flex.config import UsernetesConfig, load_config
 from flux_flex.errors import BadInput, FlexError
@@ -34,25 +31,26 @@ from flux_flex.usernetes.keeping import keep_until, remove_expired
 from flux_flex.usernetes.members import members_of
 from flux_flex.usernetes.node import Cluster, Host, Node, StepListener
 from flux_flex.usernetes.ports import Leases
+from flux_flex.usernetes.program import (
+    KEY,
+    MEMO,
+    Cancelled,
+    TooLate,
+    ignore_signals,
+    log_to,
+    one_line,
+    signals_raise,
+    time_limit,
+)
 from flux_flex.usernetes.rendezvous import Aborted, Rendezvous
 from flux_flex.usernetes.state import State
 from flux_flex.usernetes.steps import clean_line
 from flux_flex.usernetes.teardown import undo
 
-MEMO = "flex.usernetes"
-# Beside what else the job has in the KVS (RFC 16).
-KEY = "flex-usernetes"
-
 _LONGEST_NOTE = 1200
 _LOCK_S = 5.0
-_CANCELLING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_LATE = "the time for the whole bring-up"
 
 log = logging.getLogger("flux_flex.usernetes")
-
-
-class Cancelled(Exception):
-    """A signal: the job was cancelled, or the time for the whole bring-up is over."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +155,7 @@ def _give_up(
     task: Task, node: Node, instance: Instance, meeting: Rendezvous, error: BaseException
 ) -> int:
     """After a failure: tell the job and the other nodes, then undo. The exit code."""
-    told = isinstance(error, (Aborted, Cancelled)) and not _is_late(error)
+    told = isinstance(error, (Aborted, Cancelled)) and not isinstance(error, TooLate)
     text = f"{node.member.host} (rank {node.member.rank}): {_said(error)}"[:_LONGEST_NOTE]
     log.error("%s", text)
     if task.on_failure is not None and not told:
@@ -205,60 +203,6 @@ def _said(error: BaseException) -> str:
     if isinstance(error, FlexError):
         return one_line(error)
     return clean_line(str(error) or type(error).__name__)
-
-
-def _is_late(error: BaseException) -> bool:
-    return isinstance(error, Cancelled) and _LATE in str(error)
-
-
-def one_line(error: FlexError) -> str:
-    """An error as it stands in a log or in an exception of the job."""
-    where = f"{error.where}: " if error.where else ""
-    remedy = f"; {error.remedy}" if error.remedy else ""
-    return "".join(c if c.isprintable() else " " for c in f"{where}{error.what}{remedy}")
-
-
-def log_to(stream: object) -> None:
-    """Send the lines of the log to a stream: what a prolog prints is in `flux dmesg`."""
-    logging.basicConfig(stream=stream, format="usernetes: %(message)s", level=logging.INFO)  # type: ignore[call-overload]
-
-
-@contextmanager
-def signals_raise() -> Iterator[None]:
-    """Raise Cancelled on TERM, INT and HUP."""
-
-    def cancel(number: int, _frame: FrameType | None) -> NoReturn:
-        raise Cancelled(f"cancelled by {signal.Signals(number).name}")
-
-    before = {number: signal.signal(number, cancel) for number in _CANCELLING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            if signal.getsignal(number) is cancel:  # else it is ignored, to the end
-                signal.signal(number, handler)
-
-
-@contextmanager
-def time_limit(total_s: float) -> Iterator[None]:
-    """Raise Cancelled, wherever this process is, after ``total_s`` seconds."""
-
-    def late(_number: int, _frame: FrameType | None) -> NoReturn:
-        raise Cancelled(f"{_LATE}, {total_s:.0f} s, is over")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, total_s)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def ignore_signals() -> None:
-    """From here on nothing interrupts: what is being undone is undone to the end, bounded."""
-    for number in _CANCELLING:
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _variable(name: str) -> str:

@@ -27,15 +27,14 @@ from flux_flex.model.usernetes import UsernetesRequest
 from flux_flex.usernetes.cluster import KUBECONFIG
 from flux_flex.usernetes.members import Member, members_of
 from flux_flex.usernetes.node import LOG, Cluster
-from flux_flex.usernetes.prolog import (
+from flux_flex.usernetes.program import (
     KEY,
     Cancelled,
-    Task,
     ignore_signals,
     one_line,
-    run,
     signals_raise,
 )
+from flux_flex.usernetes.prolog import Task, run
 from flux_flex.usernetes.state import Record, State, process_start
 from flux_flex.usernetes.steps import clean_line
 from flux_flex.usernetes.teardown import tear_down

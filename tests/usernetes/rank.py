@@ -10,7 +10,7 @@ from usernetes_site import Remote
 
 from flux_flex.config import load_config
 from flux_flex.errors import FlexError
-from flux_flex.usernetes import epilog, prolog
+from flux_flex.usernetes import epilog, program, prolog
 from flux_flex.usernetes.state import State
 
 
@@ -22,17 +22,17 @@ def run_prolog(jobid: int, rank: int) -> int:
     instance = connect()
     uid = int(os.environ.get("FLUX_JOB_USERID", os.getuid()))
     owner = int(os.environ.get("SITE_OWNER", os.getuid()))
-    prolog.log_to(sys.stdout)
+    program.log_to(sys.stdout)
     try:
         task = prolog.task_of(instance, jobid, rank=rank, uid=uid, owner=owner)
         return prolog.run(task, instance) if task is not None else 0
     except FlexError as error:
-        return prolog.refuse(instance, jobid, prolog.one_line(error))
+        return prolog.refuse(instance, jobid, program.one_line(error))
 
 
 def run_epilog(jobid: int) -> int:
-    prolog.log_to(sys.stdout)
-    prolog.ignore_signals()
+    program.log_to(sys.stdout)
+    program.ignore_signals()
     state, config = State.open(), load_config().usernetes
     left = epilog.clean_up(state, jobid, config, connect)
     epilog.remove_expired(state, config, connect)
@@ -46,8 +46,8 @@ if __name__ == "__main__":
     which, jobid, rank = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     if which == "epilog":
         sys.exit(run_epilog(jobid))
-    with prolog.signals_raise():
+    with program.signals_raise():
         try:
             sys.exit(run_prolog(jobid, rank))
-        except prolog.Cancelled:
+        except program.Cancelled:
             sys.exit(1)
