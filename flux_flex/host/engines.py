@@ -115,7 +115,8 @@ def _docker_socket(uid: int) -> str:
     folder = f"{RUNTIME}/{uid}"
     rootless = f"{folder}/docker.sock"
     if os.path.lexists(rootless):
-        if os.path.islink(folder) or os.stat(folder).st_uid not in (uid, 0):
+        status = _seen(folder)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (uid, 0):
             raise FlexError("it belongs to somebody else", folder, "remove it")
         return _checked_socket(rootless, {uid})
     for place in SYSTEM_SOCKETS:
@@ -126,11 +127,19 @@ def _docker_socket(uid: int) -> str:
 
 
 def _checked_socket(place: str, owners: set[int]) -> str:
-    status = os.lstat(place)
+    status = _seen(place)
     if not stat.S_ISSOCK(status.st_mode) or status.st_uid not in owners:
         what = "no socket, or somebody else's: what answers there is not the user's engine"
         raise FlexError(what, place, "remove it, and start docker again")
     return place
+
+
+def _seen(place: str) -> os.stat_result:
+    """What is there. The user can take it away at any time, which is no error of ours."""
+    try:
+        return os.lstat(place)
+    except OSError as error:
+        raise FlexError(f"{error.strerror}", place, "start docker again") from None
 
 
 # -- docker, through its SDK ---------------------------------------------------------------------

@@ -91,13 +91,12 @@ def _options(wanted: Mapping[str, object], debug: bool) -> UsernetesRequest:
 
 
 def _switch(value: object, place: str) -> bool:
-    word = value.strip().lower() if isinstance(value, str) else value
-    if word is None or word is False or word in _NO:
-        return False
-    if word is True or word in _YES or (isinstance(word, int) and word == 1):
-        return True
-    if isinstance(word, int) and word == 0:
-        return False
+    if value is None or (isinstance(value, int) and value in (0, 1)):
+        return bool(value)
+    # Anything else may be a list, of which a set cannot even be asked.
+    word = value.strip().lower() if isinstance(value, str) else "neither"
+    if word in _YES or word in _NO:
+        return word in _YES
     raise BadInput(f"{brief(value)} is neither yes nor no", place, "say yes, or leave it away")
 
 

@@ -42,9 +42,11 @@ class Invitation:
 
     def __post_init__(self) -> None:
         try:
-            ipaddress.ip_address(self.address)
+            scope = getattr(ipaddress.ip_address(self.address), "scope_id", None)
         except ValueError:
-            raise FlexError("no IP address", "the lead's address") from None
+            scope = "none"
+        if scope is not None:  # any text may stand there, and it goes into a script
+            raise FlexError("no IP address", "the lead's address")
         for text, form, place in (
             (self.node_name, _NODE_NAME, "the lead's name"),
             (self.endpoint, _ENDPOINT, "the endpoint"),

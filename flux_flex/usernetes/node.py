@@ -256,7 +256,8 @@ class Node:
 
     def read(self, name: str) -> str:
         """A file that a make target wrote into the directory. Raises FlexError."""
-        return read_file(self._directory, name, most=_MOST_KUBECONFIG)
+        uid = self.host.account.uid
+        return read_file(self._directory, name, uid=uid, most=_MOST_KUBECONFIG)
 
     def remove_file(self, name: str) -> None:
         """Remove a file from the directory, where it is there."""

@@ -146,9 +146,9 @@ class Leases:
             }
         except FileNotFoundError:
             return _Table()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             remedy = "remove it once no cluster is up on this host"
-            raise FlexError(f"not a table of leases: {error}", str(path), remedy) from None
+            raise FlexError(f"not a table of leases: {error}"[:200], str(path), remedy) from None
         live = set(self._state.names())
         return _Table(
             {port: owner for port, owner in ports.items() if owner in live},

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -24,6 +25,7 @@ from flux_flex.host.engines import find_engine
 from flux_flex.host.flux_instance import FluxInstance
 from flux_flex.host.instance import Instance
 from flux_flex.model.jobid import f58, job_kvs_key, parse_jobid
+from flux_flex.model.quoting import quoted
 from flux_flex.model.usernetes import usernetes_request
 from flux_flex.usernetes.account import account_of
 from flux_flex.usernetes.cluster import bring_up
@@ -82,15 +84,15 @@ def _serve() -> int:
     jobid = None
     instance: Instance | None = None
     try:
-        jobid, uid = parse_jobid(_variable("FLUX_JOB_ID")), int(_variable("FLUX_JOB_USERID"))
+        jobid, uid = parse_jobid(_variable("FLUX_JOB_ID")), _user_id()
         flux = instance = FluxInstance()
         owner = int(flux.attribute("security.owner") or -1)
         task = task_of(instance, jobid, rank=flux.rank(), uid=uid, owner=owner)
         if task is None:
             return 0
         return run(task, instance)
-    except (FlexError, ValueError) as error:
-        text = one_line(error) if isinstance(error, FlexError) else f"no user id: {error}"
+    except (FlexError, OSError, ValueError) as error:
+        text = one_line(error) if isinstance(error, FlexError) else clean_line(str(error))
         return refuse(instance, jobid, text)
 
 
@@ -203,6 +205,13 @@ def _said(error: BaseException) -> str:
     if isinstance(error, FlexError):
         return one_line(error)
     return clean_line(str(error) or type(error).__name__)
+
+
+def _user_id() -> int:
+    text = _variable("FLUX_JOB_USERID")
+    if not re.fullmatch("[0-9]{1,10}", text):
+        raise BadInput(f"{quoted(text)} is no user id", "FLUX_JOB_USERID", "Flux sets it")
+    return int(text)
 
 
 def _variable(name: str) -> str:

@@ -37,7 +37,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,39}\.[0-9]{1,9}")
 class Record(BaseModel):
     """All that is needed to take one node's part of a cluster away again.
 
-    Empty values are things that have not been made. ``device`` and ``inode`` tell the directory
+    Empty values are things that have not been made. ``project`` is what compose labels all that
+    it makes with. ``device`` and ``inode`` tell the directory
     from another one that has come to bear its name. ``pid`` and ``pid_start`` (clock ticks since
     boot, proc(5)) are whoever brings the node up. Times are seconds since the epoch.
     """
@@ -53,14 +54,14 @@ class Record(BaseModel):
     key: str
     phase: str = "starting"
     step: str = ""
-    pid: int = 0
-    pid_start: int = 0
+    pid: int = Field(default=0, ge=0, le=1 << 22)
+    pid_start: int = Field(default=0, ge=0)
     began: float = 0.0
     workdir: str = ""
     device: int | None = None
     inode: int | None = None
     links: tuple[str, ...] = Field(default=(), strict=False)
-    project: str = ""
+    project: str = Field(pattern=r"^usernetes-[a-z0-9-]+$")
     engine: str = ""
     socket: str = ""
     ports: dict[str, int] = Field(default_factory=dict)
@@ -103,17 +104,14 @@ class State:
         """
         path = Path(folder or os.environ.get(STATE_VARIABLE) or _default_folder())
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (path / "usernetes").mkdir(mode=0o700, exist_ok=True)
+            for place in (path, path / "usernetes"):
+                with suppress(FileExistsError):
+                    place.mkdir(mode=0o700, parents=place == path)
+                # Before anything is made in it: it may be a link to somewhere else.
+                _check_ours(place)
         except OSError as error:
             remedy = f"make it writable, or set {STATE_VARIABLE}"
             raise FlexError(f"{error.strerror}", str(path), remedy) from None
-        for place in (path, path / "usernetes"):
-            status = place.lstat()
-            ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
-            if not ours or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                remedy = "chown it to whoever runs this, and chmod go-w"
-                raise FlexError("somebody else owns it or can write to it", str(place), remedy)
         return cls(path)
 
     def names(self) -> list[str]:
@@ -189,6 +187,14 @@ def process_start(pid: int) -> int:
         return int(text.rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def _check_ours(place: Path) -> None:
+    status = place.lstat()
+    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    if not ours or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        remedy = "chown it to whoever runs this, and chmod go-w"
+        raise FlexError("somebody else owns it or can write to it", str(place), remedy)
 
 
 def _default_folder() -> Path:

@@ -28,7 +28,7 @@ _TAIL_LINES = 6
 _LONGEST_LINE = 300
 _GRACE_S = 2.0
 # A bootstrap token (kubeadm): whoever reads it can join the cluster.
-_TOKEN = re.compile(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b")
+_TOKEN = re.compile(r"(?<![a-z0-9])[a-z0-9]{6}\.[a-z0-9]{16}(?![a-z0-9])")
 
 
 class StepFailed(FlexError):
@@ -110,7 +110,7 @@ def kill_marked(project: str, deadline_s: float) -> list[int]:
         if not found or time.monotonic() >= end:
             return found
         for pid in found:
-            _kill_and_wait(pid, max(0.0, end - time.monotonic()))
+            _kill_and_wait(pid, mark, max(0.0, end - time.monotonic()))
 
 
 def last_lines(log: int, began: int) -> list[str]:
@@ -118,6 +118,8 @@ def last_lines(log: int, began: int) -> list[str]:
     size = os.lseek(log, 0, os.SEEK_END)
     start = max(began, size - _TAIL_BYTES)
     text = os.pread(log, _TAIL_BYTES, start).decode("utf-8", "replace")
+    if start > began:  # a line that is cut may begin with half a token
+        text = text.partition("\n")[2]
     lines = [clean_line(line) for line in text.splitlines()]
     return [line for line in lines if line][-_TAIL_LINES:]
 
@@ -141,10 +143,18 @@ def _wait_for_group(leader: int, deadline_s: float) -> None:
             _await_exit(pid, max(0.0, end - time.monotonic()))
 
 
-def _kill_and_wait(pid: int, deadline_s: float) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, signal.SIGKILL)
-        _await_exit(pid, min(deadline_s, 1.0))
+def _kill_and_wait(pid: int, mark: bytes, deadline_s: float) -> None:
+    with suppress(OSError):
+        descriptor = os.pidfd_open(pid)
+        try:
+            # Looked at again: the number may have gone to another process before it was held.
+            if _is_marked(pid, mark):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                poll = select.poll()
+                poll.register(descriptor, select.POLLIN)
+                poll.poll(min(deadline_s, 1.0) * 1000)
+        finally:
+            os.close(descriptor)
 
 
 def _await_exit(pid: int, deadline_s: float) -> None:

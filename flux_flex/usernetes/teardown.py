@@ -22,7 +22,7 @@ from flux_flex.usernetes.account import Account, account_of
 from flux_flex.usernetes.node import Host, remove_containers
 from flux_flex.usernetes.ports import Leases
 from flux_flex.usernetes.state import Held, Record, State, process_start
-from flux_flex.usernetes.steps import kill_marked
+from flux_flex.usernetes.steps import clean_line, kill_marked
 from flux_flex.usernetes.workdir import remove_directory, remove_links
 
 _KILL_S = 5.0
@@ -73,6 +73,8 @@ def undo(
     left += stuck or _directory(record)
     left += _leases(record, state, config)
     left += forget_events(record, connect)
+    # Engines are the user's: what they say, and how their things are called, is anything.
+    left = [clean_line(line) for line in left]
     if left:
         held.write(record.model_copy(update={"phase": "leaving", "left": tuple(left)}))
     else:
@@ -84,7 +86,9 @@ def undo(
 
 def _stop_bring_up(record: Record) -> None:
     """Kill a bring-up that is still alive: whoever takes away has the last word."""
-    if record.pid in (0, os.getpid()) or process_start(record.pid) != record.pid_start:
+    if record.pid <= 1 or record.pid == os.getpid() or not record.pid_start:
+        return
+    if process_start(record.pid) != record.pid_start:
         return
     with suppress(ProcessLookupError, PermissionError):
         os.kill(record.pid, signal.SIGKILL)
@@ -110,7 +114,8 @@ def _directory(record: Record) -> list[str]:
     if not record.workdir:
         return []
     try:
-        remove_links(record.workdir, record.links, record.uid)
+        if record.inode is not None:  # else no link was made, and those there are another job's
+            remove_links(record.workdir, record.links, record.uid)
         remove_directory(record.workdir, record.device, record.inode, record.uid)
     except (FlexError, OSError) as error:
         what = error.what if isinstance(error, FlexError) else error.strerror

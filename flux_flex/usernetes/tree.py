@@ -83,10 +83,18 @@ def check_trusted(path: Path) -> None:
         _check(status, folder, sticky=sticky and _status(child).st_uid in (0, os.geteuid()))
         child = folder
     if whole.is_dir():
-        for _, place in _walk(whole):
+        total = 0
+        for count, (_, place) in enumerate(_walk(whole)):
             status = _status(place)
-            if not stat.S_ISLNK(status.st_mode):
-                _check(status, place, sticky=False)
+            total += status.st_size
+            if count > _MOST_FILES or total > _MOST_BYTES:
+                raise FlexError("too large for a Usernetes tree", str(whole), "name a smaller one")
+            if stat.S_ISLNK(status.st_mode):
+                _check_link(place, whole)
+                continue
+            _check(status, place, sticky=False)
+            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+                raise FlexError("neither file, folder nor link", str(place), "remove it")
 
 
 def copy_tree(source: Path, target: int, *, uid: int, gid: int) -> None:
@@ -127,11 +135,16 @@ def _copy_file(place: Path, name: str, target: int, uid: int, gid: int) -> None:
 
 
 def _copy_link(place: Path, source: Path, name: str, target: int) -> None:
+    os.symlink(_check_link(place, source), name, dir_fd=target)
+
+
+def _check_link(place: Path, source: Path) -> str:
+    """What a link says, if it leads to something in the tree, by whatever other links."""
     leads_to = os.readlink(place)
-    inside = os.path.normpath(place.parent / leads_to)
-    if os.path.isabs(leads_to) or not Path(inside).is_relative_to(source):
+    end = os.path.realpath(place.parent / leads_to)
+    if os.path.isabs(leads_to) or not Path(end).is_relative_to(os.path.realpath(source)):
         raise FlexError("a link that leads out of the tree", str(place), "remove it")
-    os.symlink(leads_to, name, dir_fd=target)
+    return leads_to
 
 
 def _walk(top: Path) -> Iterator[tuple[str, Path]]:

@@ -13,10 +13,10 @@ import json
 import logging
 import os
 import socket
+import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 
 from flux_flex.config import load_config
 from flux_flex.errors import BadInput, FlexError
@@ -180,13 +180,24 @@ def _speaks_for_host(instance: FluxInstance | None) -> bool:
 
 
 def _log_lines(record: Record) -> Iterator[str]:
-    with suppress(OSError), Path(record.workdir, LOG).open("rb") as stream:
-        text = stream.read(_MOST_LOG_BYTES).decode("utf-8", "replace")
+    # The directory is the user's by now, and what has its name or the log's may be anything.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+    with suppress(OSError):
+        folder = os.open(record.workdir, flags | os.O_DIRECTORY)
+        try:
+            descriptor = os.open(LOG, flags, dir_fd=folder)
+        finally:
+            os.close(folder)
+        with os.fdopen(descriptor, "rb") as stream:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != record.uid:
+                return
+            text = stream.read(_MOST_LOG_BYTES).decode("utf-8", "replace")
         yield from (clean_line(line) for line in text.splitlines())
 
 
 def _is_alive(record: Record) -> bool:
-    return record.pid != 0 and process_start(record.pid) == record.pid_start
+    return bool(record.pid_start) and process_start(record.pid) == record.pid_start
 
 
 def _instance() -> Instance | None:

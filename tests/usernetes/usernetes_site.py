@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any
@@ -35,29 +34,32 @@ ROOT = HERE.parents[1]
 PAPER = HERE / "paper"
 STANDIN = HERE.parent / "standin"
 JOBID = 0x2F2C0000_0001
-AUTHKEY = b"tests only"
 PATIENCE_S = 60.0
 STOPPED = (1, -signal.SIGTERM)  # as a prolog, or as a Python that has not begun
 
 
 class Server:
-    """Serves one MemoryInstance to the processes of a test, over a Unix socket."""
+    """Serves one MemoryInstance to the processes of a test, over a Unix socket.
+
+    Without a key: the listener shakes hands one by one, and waits for ever for a client that a
+    signal stops half-way. The socket lies where nobody else can write.
+    """
 
     def __init__(self, instance: MemoryInstance, address: str) -> None:
         self.instance = instance
-        self._listener = Listener(address, family="AF_UNIX", authkey=AUTHKEY)
+        self._listener = Listener(address, family="AF_UNIX")
         self._closed = False
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
         self._closed = True
         with suppress(OSError):  # wakes the thread that accepts
-            Client(self._listener.address, family="AF_UNIX", authkey=AUTHKEY).close()
+            Client(self._listener.address, family="AF_UNIX").close()
         self._listener.close()
 
     def _accept(self) -> None:
         while not self._closed:
-            with suppress(OSError, EOFError, AuthenticationError):
+            with suppress(OSError, EOFError):
                 connection = self._listener.accept()
                 threading.Thread(target=self._answer, args=[connection], daemon=True).start()
 
@@ -83,7 +85,7 @@ class Remote:
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         def call(*args: object) -> Any:
-            with Client(self._address, family="AF_UNIX", authkey=AUTHKEY) as connection:
+            with Client(self._address, family="AF_UNIX") as connection:
                 connection.send((method, args))
                 answer = connection.recv()
             if isinstance(answer, FlexError):
