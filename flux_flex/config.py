@@ -62,7 +62,7 @@ class Deadlines(BaseModel):
         default=60.0, alias="join-command", description="a token for the workers"
     )
     wait_lead: Deadline = Field(
-        default=900.0, alias="wait-lead", description="until a worker hears how to join"
+        default=1200.0, alias="wait-lead", description="until a worker hears how to join"
     )
     kubeadm_join: Deadline = Field(
         default=300.0, alias="kubeadm-join", description="joining, repeated tries included"
@@ -71,7 +71,7 @@ class Deadlines(BaseModel):
         default=60.0, alias="kubeadm-reset", description="undoing a join before the next try"
     )
     wait_workers: Deadline = Field(
-        default=900.0, alias="wait-workers", description="until the lead has seen all workers join"
+        default=1200.0, alias="wait-workers", description="until the lead has seen all workers join"
     )
     sync_external_ip: Deadline = Field(
         default=120.0, alias="sync-external-ip", description="the nodes' addresses"

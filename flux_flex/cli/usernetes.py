@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -70,8 +71,8 @@ def _up(options: argparse.Namespace) -> int:
                 kubeconfig = line.get("kubeconfig", kubeconfig)
             if "failed" in line:
                 failed[line["failed"]] = line["failed"]
-                if steps:  # else no rank has begun, and there is nobody to stop
-                    ranks.cancel()
+            if failed and steps:  # without a step no rank has begun, and there is none to stop
+                ranks.cancel()
     for text in list(failed)[:4]:
         out.print(word(text, "red"))
     if failed or ranks.code:
@@ -141,6 +142,9 @@ def _collected(options: argparse.Namespace) -> tuple[list[Line], int]:
 
 def _words(options: argparse.Namespace) -> list[str]:
     words = [options.action]
+    if options.action == "up":
+        # Each bring-up meets under a key of its own: what an earlier one left is not replayed.
+        words += ["--run", secrets.token_hex(8)]
     if getattr(options, "nodes", None) is not None:
         if options.nodes < 1:
             raise BadInput(f"{options.nodes} nodes", "--nodes", "give a number from 1 on")
@@ -196,9 +200,8 @@ class _Ranks:
     def close(self) -> None:
         if self._process.poll() is None:
             self._process.terminate()
-            self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        # What they still say is read, or a full pipe would keep them.
+        self._process.communicate()
 
     def _read(self) -> Iterator[Line]:
         assert self._process.stdout is not None

@@ -1,7 +1,7 @@
 """Container engines: which one a user has, and how what carries a label is removed.
 
-    engine = find_engine("", account_uid=1000, path="/usr/bin:/bin")
-    left = engine.remove(project, timeout_s=20)     # containers, networks, volumes, image names
+    engine = find_engine("", "", uid=1000, path="/usr/bin:/bin")
+    left = engine.remove(project, timeout_s=20, environment={})   # what could not be removed
 
 docker is asked through its SDK, on the user's own socket if there is a rootless daemon, else on
 the system's. podman and nerdctl are asked by their commands. Compose labels all that it makes

@@ -12,6 +12,7 @@ before it is believed.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import pwd
 import time
@@ -105,6 +106,15 @@ class FluxInstance:
                 return None
             raise
         return checked_text(answer.get("value"), f"attribute {name}")
+
+    def identity(self) -> str:
+        """A short name that this instance has on all of its brokers, and no other instance.
+
+        It is made of when the lead broker began, and of the owner.
+        """
+        began = self.rpc("attr.get", {"name": "broker.starttime"}, nodeid=0).get("value")
+        text = f"{began}/{self.attribute('security.owner')}"
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     # -- the Instance interface ----------------------------------------------------------------
 

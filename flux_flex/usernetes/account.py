@@ -21,6 +21,7 @@ from typing import Any
 from flux_flex.errors import FlexError
 
 _MOST_ANSWER_BYTES = 1 << 20
+_MOST_DESCRIPTORS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,9 @@ def _be(account: Account, work: Callable[[], Any], path: str, writing: int) -> N
     """In the child: become the user, work, answer, and never return."""
     code = 1
     answer: Mapping[str, Any] = {"what": "the child died", "where": "", "remedy": ""}
+    # The locks of the parent are not the user's to hold.
+    os.closerange(3, writing)
+    os.closerange(writing + 1, _MOST_DESCRIPTORS)
     try:
         os.setgroups(account.groups)
         os.setgid(account.gid)
@@ -116,7 +120,7 @@ def _be(account: Account, work: Callable[[], Any], path: str, writing: int) -> N
         code = 0
     except FlexError as error:
         answer = {"what": error.what, "where": error.where, "remedy": error.remedy}
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, ImportError, AttributeError) as error:
         answer = {"what": f"{type(error).__name__}: {error}", "where": "", "remedy": ""}
     finally:
         with suppress(OSError):

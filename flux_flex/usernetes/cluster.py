@@ -158,8 +158,8 @@ def _heard(node: Node, meeting: Rendezvous) -> Event:
 def _start(node: Node, meeting: Rendezvous, attempt: int, ports: Mapping[str, int]) -> bool:
     """Start this node's container. False where a port cannot be had: the lead hears of it."""
     try:
-        # Where another member has the host's ports, those of this one differ.
-        node.take_ports(node.choose_ports() if node.member.local_index else ports)
+        # Where another rank has the host's ports, those of this one differ.
+        node.take_ports(node.choose_ports() if node.shares_host else ports)
         node.up()
     except PortTaken as error:
         log.info("%s: %s: %s", node.member.node_name, error.where, error.what)

@@ -85,11 +85,13 @@ def _taken_away(
     wait_s: float | None,
 ) -> list[str]:
     left = tear_down(state, name, config, connect, wait_s=wait_s)
-    if record is not None and record.lead and record.jobid is not None and record.phase == "up":
-        instance = connect()
+    if record is not None and record.jobid is not None and (record.lead or left):
+        # A prolog that was killed could not say itself where it was.
+        died = f"failed: {record.step or 'at the start'}" if record.phase == "starting" else "down"
         with suppress(FlexError):
+            instance = connect()
             if instance is not None:
-                instance.memo(record.jobid, {MEMO: "left behind" if left else "down"})
+                instance.memo(record.jobid, {MEMO: "left behind" if left else died})
     return left
 
 

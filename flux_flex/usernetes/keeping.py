@@ -1,7 +1,8 @@
 """``usernetes_debug=yes``: what failed stays for a look, for a time that has an end.
 
 The record says until when. The epilog leaves such a node alone and starts a timer that takes it
-away; any later prolog or epilog of the host does so too, should the timer have died.
+away. Should the timer have died, the next job of the host that asks for a cluster does it, and
+`flux-flex usernetes clean`. The same holds for what a node has left that crashed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from flux_flex.config import PATH_VARIABLE, UsernetesConfig, load_config
 from flux_flex.errors import BadInput, FlexError
 from flux_flex.host.instance import Instance
 from flux_flex.model.duration import parse_duration
-from flux_flex.usernetes.state import STATE_VARIABLE, Record, State
+from flux_flex.usernetes.state import STATE_VARIABLE, Record, State, is_alive
 from flux_flex.usernetes.teardown import forget_events, tear_down
 
 log = logging.getLogger("flux_flex.usernetes")
@@ -59,6 +60,34 @@ def remove_expired(
                 tear_down(state, record.name, config, connect, wait_s=0.0)
             except FlexError as error:
                 log.error("%s: %s", record.name, error.what)
+
+
+def remove_orphans(state: State, config: UsernetesConfig, instance: Instance, where: str) -> None:
+    """Take away what jobs of this instance left here that are over.
+
+    That is what a node has that crashed, or lost its broker, while it had a part of a cluster:
+    Flux ran no epilog on it. Engines start such containers again when they start.
+    """
+    for record in state.records():
+        ours = record.instance == where and record.jobid is not None and record.phase != "kept"
+        if ours and not is_alive(record) and _is_over(instance, record.jobid):
+            try:
+                left = tear_down(state, record.name, config, lambda: instance, wait_s=0.0)
+                log.info("%s: its job is over; %d things are left", record.name, len(left))
+            except FlexError as error:
+                log.error("%s: %s", record.name, error.what)
+
+
+def _is_over(instance: Instance, jobid: int | None) -> bool:
+    """Whether nothing will run any more for a job, not even an epilog."""
+    if jobid is None:
+        return False
+    try:
+        return any(event.name == "clean" for event in instance.eventlog(jobid))
+    except BadInput:
+        return True  # purged
+    except FlexError:
+        return False
 
 
 def keep(

@@ -1,6 +1,6 @@
 """One node of a cluster being brought up: its steps, each of them recorded, timed and bounded.
 
-    node = Node(cluster, member, host, log)
+    node = Node(cluster, member, host, held)    # held: the lock on its record
     node.prepare()                  # directory, tree, subnet
     node.take_ports(ports)
     node.up()
@@ -79,6 +79,7 @@ class Cluster:
     members: tuple[Member, ...]
     request: UsernetesRequest
     told_job: int | None = None
+    instance: str = ""
 
     @property
     def lead(self) -> Member:
@@ -113,12 +114,16 @@ class Node:
         self.held = held
         self._on_step = on_step
         self._end = time.monotonic() + host.config.deadlines.total
-        self._place: Place = place_of(host.config.workdir, cluster.jobid, member.local_index)
+        self._place: Place = place_of(
+            host.config.workdir, cluster.jobid, cluster.identity, member.local_index
+        )
         self._directory = -1
         self._log = -1
         self._tree: Tree | None = None
         self._tried: list[str] = []
-        self.address = host_address()
+        # Whether this is not the first rank of its cluster here: it has ports of its own then.
+        self.shares_host = member.local_index > 0
+        self.address = host_address(member.host)
         self.record = Record(
             name=f"{cluster.identity}.{member.rank}",
             jobid=cluster.jobid,
@@ -127,6 +132,7 @@ class Node:
             uid=host.account.uid,
             lead=member.is_lead,
             key=cluster.key,
+            instance=cluster.instance,
             pid=os.getpid(),
             pid_start=process_start(os.getpid()),
             began=time.time(),
@@ -148,6 +154,7 @@ class Node:
             template = find_template(self.host.config.template)
             self._tree = read_tree(template)
             self._check_request()
+            self._check_address()
             self._make_directory()
             account = self.host.account
             copy_tree(template, self._directory, uid=account.uid, gid=account.gid)
@@ -163,7 +170,7 @@ class Node:
             self._exactly(SERVICES)
             return dict(SERVICES)
         names = [*SERVICES, *map(str, self.cluster.request.ports)]
-        same_for = f"{self.cluster.identity}/{self.member.local_index}"
+        same_for = f"{self.cluster.identity}/{self.member.rank if self.shares_host else 0}"
         leased = self.host.leases.ports(
             self.record.name, len(names), same_for=same_for, avoid=avoid
         )
@@ -171,7 +178,7 @@ class Node:
 
     def take_ports(self, ports: Mapping[str, int]) -> None:
         """Have these ports: leased here, and told to make and to the user. Raises PortTaken."""
-        if not (self.member.is_lead or self.member.local_index):
+        if not (self.member.is_lead or self.shares_host):
             self._exactly(ports)
         self.note(ports=dict(ports))
         if self.cluster.request.ports:
@@ -209,7 +216,9 @@ class Node:
     def down(self) -> None:
         """Remove the container, to begin again: the directory, and with it the log, stays."""
         kill_marked(self.record.project, 5.0)
-        remove_containers(self.record, self.host, self.host.config.deadlines.teardown)
+        left = remove_containers(self.record, self.host, self.host.config.deadlines.teardown)
+        if left:
+            raise StepFailed(f"cannot be removed to begin again: {left[0]}", "up")
 
     # -- what steps are made of ------------------------------------------------------------------
 
@@ -291,9 +300,23 @@ class Node:
             self._directory, device, inode = make_directory(self._place, users)
         except FlexError:
             self.note(workdir="")
-            raise
+            if self.shares_host or not self._has_mate():
+                raise
+            # Brokers of other names, on this host too: they need what ranks of one name do.
+            self.shares_host = True
+            self._place = Place(f"{self._place.path}.rank{self.member.rank}", ())
+            self._make_directory()
+            return
         self.note(device=device, inode=inode, links=self._place.links)
         make_links(self._place, users)
+
+    def _has_mate(self) -> bool:
+        """Whether another rank of the same cluster has its record on this host."""
+        return any(
+            other.key == self.cluster.key and other.instance == self.cluster.instance
+            for other in self.host.state.records()
+            if other.name != self.record.name
+        )
 
     def _lease_subnet(self) -> None:
         """A subnet that this node has not tried yet."""
@@ -326,6 +349,13 @@ class Node:
         if self.cluster.request.ports and not self.tree.own_ports:
             what = "a Usernetes tree with fixed ports, which cannot give a job ports of its own"
             raise FlexError(what, str(self.tree.path), "leave usernetes.ports away")
+
+    def _check_address(self) -> None:
+        is_alone = len({member.host for member in self.cluster.members}) == 1
+        if ipaddress.ip_address(self.address).is_loopback and not is_alone:
+            what = "this host has no address that the other hosts could reach it by"
+            remedy = "give it a default route, or an address for its name"
+            raise FlexError(what, self.member.host, remedy)
 
     def _override(self, ports: Mapping[str, int]) -> dict[str, object]:
         """What the request changes in the tree's compose file, as a file that compose merges."""
@@ -375,8 +405,8 @@ def remove_containers(record: Record, host: Host, timeout_s: float) -> list[str]
     return left
 
 
-def host_address() -> str:
-    """The address of this host that others reach it by: where the default route begins.
+def host_address(name: str) -> str:
+    """The address that others reach this host by: where its default route begins, else its name's.
 
     No packet is sent: the kernel only says what it would put into one.
     """
@@ -385,5 +415,12 @@ def host_address() -> str:
             probe.connect(("192.0.2.1", 9))
             address = str(probe.getsockname()[0])
         except OSError:
-            address = "127.0.0.1"
+            address = _address_of(name)
     return str(ipaddress.ip_address(address))
+
+
+def _address_of(name: str) -> str:
+    try:
+        return str(socket.getaddrinfo(name, None, socket.AF_INET)[0][4][0])
+    except OSError:
+        return "127.0.0.1"

@@ -1,7 +1,7 @@
 """Leases: which cluster of this host has which ports and which subnet.
 
-    leases = Leases(state, config)
-    ports = leases.ports("2QT1HSJy5.0", 4)          # free, and bindable just now
+    leases = Leases(state, config.port_range, config.subnets)
+    ports = leases.ports("2QT1HSJy5.0", 4, same_for="2QT1HSJy5")    # bindable just now
     subnet = leases.subnet("2QT1HSJy5.0", index=0, of=2)
     leases.release("2QT1HSJy5.0")
 
@@ -115,12 +115,6 @@ class Leases:
         """Give back whatever ``owner`` has."""
         with self._table() as table:
             table.ports, table.subnets = table.without(owner).ports, table.without(owner).subnets
-
-    def held_by(self, owner: str) -> list[str]:
-        """What ``owner`` has, for people: ports and subnets."""
-        with self._table() as table:
-            ports = [f"port {port}" for port, name in table.ports.items() if name == owner]
-            return ports + [f"subnet {net}" for net, name in table.subnets.items() if name == owner]
 
     @contextmanager
     def _table(self) -> Iterator[_Table]:

@@ -19,8 +19,11 @@ KEY = "flex-usernetes"
 _CANCELLING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-class Cancelled(Exception):
-    """A signal: the job was cancelled, or another node failed."""
+class Cancelled(BaseException):
+    """A signal: the job was cancelled, or another node failed.
+
+    No Exception, as KeyboardInterrupt is none: libraries catch those wherever they like.
+    """
 
 
 class TooLate(Cancelled):

@@ -29,7 +29,7 @@ from flux_flex.model.quoting import quoted
 from flux_flex.model.usernetes import usernetes_request
 from flux_flex.usernetes.account import account_of
 from flux_flex.usernetes.cluster import bring_up
-from flux_flex.usernetes.keeping import keep_until, remove_expired
+from flux_flex.usernetes.keeping import keep_until, remove_expired, remove_orphans
 from flux_flex.usernetes.members import members_of
 from flux_flex.usernetes.node import Cluster, Host, Node, StepListener
 from flux_flex.usernetes.ports import Leases
@@ -48,6 +48,9 @@ from flux_flex.usernetes.rendezvous import Aborted, Rendezvous
 from flux_flex.usernetes.state import State
 from flux_flex.usernetes.steps import clean_line
 from flux_flex.usernetes.teardown import undo
+
+# The type of the exceptions that a job gets from here (RFC 21).
+KIND = "usernetes"
 
 _LONGEST_NOTE = 1200
 _LOCK_S = 5.0
@@ -87,7 +90,8 @@ def _serve() -> int:
         jobid, uid = parse_jobid(_variable("FLUX_JOB_ID")), _user_id()
         flux = instance = FluxInstance()
         owner = int(flux.attribute("security.owner") or -1)
-        task = task_of(instance, jobid, rank=flux.rank(), uid=uid, owner=owner)
+        where = flux.identity()
+        task = task_of(instance, jobid, rank=flux.rank(), uid=uid, owner=owner, where=where)
         if task is None:
             return 0
         return run(task, instance)
@@ -96,10 +100,13 @@ def _serve() -> int:
         return refuse(instance, jobid, text)
 
 
-def task_of(instance: Instance, jobid: int, *, rank: int, uid: int, owner: int) -> Task | None:
+def task_of(
+    instance: Instance, jobid: int, *, rank: int, uid: int, owner: int, where: str = ""
+) -> Task | None:
     """What a job asks of this rank; None where it asks for nothing, or for other ranks only.
 
-    Raises FlexError for a request that cannot be met, whatever the node.
+    ``owner`` is the user that owns the instance, ``where`` a name of the instance. Raises
+    FlexError for a request that cannot be met, whatever the node.
     """
     jobspec = instance.jobspec(jobid)
     request = usernetes_request(jobspec)
@@ -109,7 +116,8 @@ def task_of(instance: Instance, jobid: int, *, rank: int, uid: int, owner: int) 
     members = members_of(instance.allocation(jobid), request.nodes)
     if all(member.rank != rank for member in members):
         return None
-    cluster = Cluster(f58(jobid)[1:], jobid, job_kvs_key(jobid, KEY), members, request, jobid)
+    key = job_kvs_key(jobid, KEY)
+    cluster = Cluster(f58(jobid)[1:], jobid, key, members, request, jobid, where)
     return Task(cluster, rank, uid, owner, config, jobspec)
 
 
@@ -148,6 +156,8 @@ def _host_of(task: Task, instance: Instance) -> Host:
     """What this host gives: its state, the user's account and the user's engine."""
     config, state = task.config, State.open()
     remove_expired(state, config, lambda: instance)
+    if task.cluster.instance:
+        remove_orphans(state, config, instance, task.cluster.instance)
     account = account_of(task.uid, owner=task.owner)
     engine = find_engine(config.container_engine, config.compose, uid=task.uid, path=config.path)
     return Host(config, state, Leases(state, config.port_range, config.subnets), account, engine)
@@ -164,7 +174,7 @@ def _give_up(
         task.on_failure(text)
     if isinstance(error, Cancelled) and told and node.member.is_lead:
         with suppress(FlexError):
-            _tell(instance, task.cluster, "cancelled")
+            _tell_cancelled(instance, task.cluster)
     if not told:
         with suppress(FlexError):
             meeting.post("failed", note=text)
@@ -172,19 +182,23 @@ def _give_up(
             _tell(instance, task.cluster, f"failed: {node.record.step or 'at the start'}")
         if task.cluster.told_job is not None:
             with suppress(FlexError):
-                instance.raise_exception(task.cluster.told_job, "usernetes", text)
+                instance.raise_exception(task.cluster.told_job, KIND, text)
     if task.cluster.request.debug and (not told or _failed_elsewhere(error, meeting)):
         until = keep_until(task.config, task.jobspec, node.record.began)
-        node.note(phase="kept", keep_until=until)
-        log.info("%s: kept for inspection in %s", node.member.node_name, node.record.workdir)
-        return 1
+        with suppress(FlexError):
+            node.note(phase="kept", keep_until=until)
+            log.info("%s: kept for inspection in %s", node.member.node_name, node.record.workdir)
+            return 1
     for line in undo(node.held, node.record, node.host.state, task.config, lambda: instance):
         log.error("%s: left behind: %s", node.member.host, line)
     return 1
 
 
 def _failed_elsewhere(error: BaseException, meeting: Rendezvous) -> bool:
-    return isinstance(error, Aborted) or meeting.has_failed()
+    try:
+        return isinstance(error, Aborted) or meeting.has_failed()
+    except FlexError:
+        return False  # nothing can be heard any more
 
 
 def refuse(instance: Instance | None, jobid: int | None, text: str) -> int:
@@ -192,13 +206,21 @@ def refuse(instance: Instance | None, jobid: int | None, text: str) -> int:
     log.error("%s", text)
     if instance is not None and jobid is not None:
         with suppress(FlexError):
-            instance.raise_exception(jobid, "usernetes", text[:_LONGEST_NOTE])
+            instance.raise_exception(jobid, KIND, text[:_LONGEST_NOTE])
     return 1
 
 
 def _tell(instance: Instance, cluster: Cluster, text: str) -> None:
     if cluster.told_job is not None:
         instance.memo(cluster.told_job, {MEMO: text})
+
+
+def _tell_cancelled(instance: Instance, cluster: Cluster) -> None:
+    """Unless it was a node that failed: then its own word for it stands."""
+    log_of_job = instance.eventlog(cluster.told_job) if cluster.told_job is not None else ()
+    failed = any(e.name == "exception" and e.context.get("type") == KIND for e in log_of_job)
+    if not failed:
+        _tell(instance, cluster, "cancelled")
 
 
 def _said(error: BaseException) -> str:

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import stat
 import threading
 from collections.abc import Iterator, Mapping
@@ -38,9 +39,10 @@ class Record(BaseModel):
     """All that is needed to take one node's part of a cluster away again.
 
     Empty values are things that have not been made. ``project`` is what compose labels all that
-    it makes with. ``device`` and ``inode`` tell the directory
-    from another one that has come to bear its name. ``pid`` and ``pid_start`` (clock ticks since
-    boot, proc(5)) are whoever brings the node up. Times are seconds since the epoch.
+    it makes with, and ``instance`` the Flux instance that ``key`` is a key of. ``device`` and
+    ``inode`` tell the directory from another one that has come to bear its name. ``pid`` and
+    ``pid_start`` (clock ticks since boot, proc(5)) are whoever brings the node up. Times are
+    seconds since the epoch.
     """
 
     model_config = STRICT
@@ -52,6 +54,7 @@ class Record(BaseModel):
     uid: int
     lead: bool
     key: str
+    instance: str = ""
     phase: str = "starting"
     step: str = ""
     pid: int = Field(default=0, ge=0, le=1 << 22)
@@ -146,16 +149,12 @@ class State:
         folder = self._folder_of(name)
         if create:
             folder.mkdir(mode=0o700, exist_ok=True)
+        descriptor = _open_locked(folder, timeout_s)
         try:
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            yield Held(folder)
-            return
-        try:
-            _lock(descriptor, timeout_s, folder)
             yield Held(folder)
         finally:
-            os.close(descriptor)
+            if descriptor is not None:
+                os.close(descriptor)
 
     def _folder_of(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
@@ -189,6 +188,11 @@ def process_start(pid: int) -> int:
         return 0
 
 
+def is_alive(record: Record) -> bool:
+    """Whether the process that brings a node up is still there."""
+    return bool(record.pid_start) and process_start(record.pid) == record.pid_start
+
+
 def _check_ours(place: Path) -> None:
     status = place.lstat()
     ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
@@ -201,7 +205,8 @@ def _default_folder() -> Path:
     if os.geteuid() == 0:
         return Path(ROOT_STATE)
     home = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local/state")
-    return Path(home, "flux-flex")
+    # Homes are shared by the hosts of a cluster; ports and containers are not.
+    return Path(home, "flux-flex", socket.gethostname())
 
 
 def _read_record(folder: Path) -> Record | None:
@@ -215,6 +220,31 @@ def _read_record(folder: Path) -> Record | None:
     except ValidationError:
         remedy = "look at it, and remove its folder once nothing of the cluster is left"
         raise FlexError("not a record of flux-flex", str(path), remedy) from None
+
+
+def _open_locked(folder: Path, timeout_s: float) -> int | None:
+    """The folder, open and locked; None where it is not there."""
+    while True:
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return None
+        try:
+            _lock(descriptor, timeout_s, folder)
+            # Whoever held it may have removed it, and another one may bear its name by now.
+            if _is_at(descriptor, folder):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, folder: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), folder.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(descriptor: int, timeout_s: float, folder: Path) -> None:

@@ -27,6 +27,12 @@ _TAIL_BYTES = 8192
 _TAIL_LINES = 6
 _LONGEST_LINE = 300
 _GRACE_S = 2.0
+# What podman starts once for all containers of a user, with the environment of whoever was first.
+# What it starts for one container is removed with that container.
+_SHARED = frozenset(
+    {"catatonit", "podman", "conmon", "pasta", "pasta.avx2", "slirp4netns", "rootlessport",
+     "aardvark-dns", "netavark", "dbus-daemon", "fuse-overlayfs"}
+)  # fmt: skip
 # A bootstrap token (kubeadm): whoever reads it can join the cluster.
 _TOKEN = re.compile(r"(?<![a-z0-9])[a-z0-9]{6}\.[a-z0-9]{16}(?![a-z0-9])")
 
@@ -81,16 +87,12 @@ def wait(child: subprocess.Popen[bytes], deadline_s: float) -> bool:
     """Whether a child ended in time. Signals are seen at once, unlike in Popen.wait."""
     descriptor = os.pidfd_open(child.pid)
     try:
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        end = time.monotonic() + deadline_s
-        while not poll.poll(max(0.0, end - time.monotonic()) * 1000):
-            if time.monotonic() >= end:
-                return False
+        ended = _ends(descriptor, deadline_s)
     finally:
         os.close(descriptor)
-    child.wait()
-    return True
+    if ended:
+        child.wait()
+    return ended
 
 
 def kill_session(leader: int) -> None:
@@ -150,9 +152,7 @@ def _kill_and_wait(pid: int, mark: bytes, deadline_s: float) -> None:
             # Looked at again: the number may have gone to another process before it was held.
             if _is_marked(pid, mark):
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-                poll = select.poll()
-                poll.register(descriptor, select.POLLIN)
-                poll.poll(min(deadline_s, 1.0) * 1000)
+                _ends(descriptor, min(deadline_s, 1.0))
         finally:
             os.close(descriptor)
 
@@ -161,11 +161,20 @@ def _await_exit(pid: int, deadline_s: float) -> None:
     with suppress(OSError):
         descriptor = os.pidfd_open(pid)
         try:
-            poll = select.poll()
-            poll.register(descriptor, select.POLLIN)
-            poll.poll(deadline_s * 1000)
+            _ends(descriptor, deadline_s)
         finally:
             os.close(descriptor)
+
+
+def _ends(process: int, deadline_s: float) -> bool:
+    """Whether the process of a pidfd ends in time."""
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    end = time.monotonic() + deadline_s
+    while not poll.poll(max(0.0, end - time.monotonic()) * 1000):
+        if time.monotonic() >= end:
+            return False
+    return True
 
 
 def _pids() -> Sequence[int]:
@@ -182,5 +191,7 @@ def _is_marked(pid: int, mark: bytes) -> bool:
     if pid == os.getpid():
         return False
     with suppress(OSError):
-        return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        process = Path(f"/proc/{pid}")
+        if mark in (process / "environ").read_bytes().split(b"\0"):
+            return (process / "comm").read_text("utf-8", "replace").strip() not in _SHARED
     return False

@@ -21,7 +21,7 @@ from flux_flex.host.instance import Instance
 from flux_flex.usernetes.account import Account, account_of
 from flux_flex.usernetes.node import Host, remove_containers
 from flux_flex.usernetes.ports import Leases
-from flux_flex.usernetes.state import Held, Record, State, process_start
+from flux_flex.usernetes.state import Held, Record, State, is_alive
 from flux_flex.usernetes.steps import clean_line, kill_marked
 from flux_flex.usernetes.workdir import remove_directory, remove_links
 
@@ -70,7 +70,7 @@ def undo(
     left = [f"process {pid}" for pid in kill_marked(record.project, _KILL_S)]
     stuck = _containers(record, state, config, max(1.0, end - time.monotonic()))
     # A container that is still there has the directory mounted.
-    left += stuck or _directory(record)
+    left += stuck or _directory(record, max(5.0, end - time.monotonic()))
     left += _leases(record, state, config)
     left += forget_events(record, connect)
     # Engines are the user's: what they say, and how their things are called, is anything.
@@ -86,9 +86,7 @@ def undo(
 
 def _stop_bring_up(record: Record) -> None:
     """Kill a bring-up that is still alive: whoever takes away has the last word."""
-    if record.pid <= 1 or record.pid == os.getpid() or not record.pid_start:
-        return
-    if process_start(record.pid) != record.pid_start:
+    if record.pid <= 1 or record.pid == os.getpid() or not is_alive(record):
         return
     with suppress(ProcessLookupError, PermissionError):
         os.kill(record.pid, signal.SIGKILL)
@@ -110,13 +108,13 @@ def _user_of(record: Record) -> Account:
     return account_of(record.uid, owner=record.uid)
 
 
-def _directory(record: Record) -> list[str]:
+def _directory(record: Record, limit_s: float) -> list[str]:
     if not record.workdir:
         return []
     try:
         if record.inode is not None:  # else no link was made, and those there are another job's
             remove_links(record.workdir, record.links, record.uid)
-        remove_directory(record.workdir, record.device, record.inode, record.uid)
+        remove_directory(record.workdir, record.device, record.inode, record.uid, limit_s=limit_s)
     except (FlexError, OSError) as error:
         what = error.what if isinstance(error, FlexError) else error.strerror
         return [f"directory {record.workdir}: {what}"]
@@ -133,12 +131,14 @@ def _leases(record: Record, state: State, config: UsernetesConfig) -> list[str]:
 
 def forget_events(record: Record, connect: Callable[[], Instance | None]) -> list[str]:
     """The lead removes the key where the nodes met, and with it the token; what is left."""
-    if not record.lead or not record.key:
+    # Where the bring-up failed, a worker may have posted after the lead had removed the key.
+    if not record.key or (record.phase == "up" and not record.lead):
         return []
     try:
         instance = connect()
-        if instance is not None:
-            instance.kvs_put(record.key, None)
+        if instance is None:
+            return [f"KVS key {record.key}: no Flux instance here"]
+        instance.kvs_put(record.key, None)
     except FlexError as error:
         return [f"KVS key {record.key}: {error.what}"]
     return []

@@ -20,8 +20,8 @@ from contextlib import suppress
 
 from flux_flex.config import load_config
 from flux_flex.errors import BadInput, FlexError
-from flux_flex.host.flux_instance import FluxInstance, enclosing_instance
-from flux_flex.host.instance import Instance, JobState
+from flux_flex.host.flux_instance import FluxInstance
+from flux_flex.host.instance import JobState
 from flux_flex.model.jobid import f58, parse_jobid
 from flux_flex.model.usernetes import UsernetesRequest
 from flux_flex.usernetes.cluster import KUBECONFIG
@@ -35,10 +35,9 @@ from flux_flex.usernetes.program import (
     signals_raise,
 )
 from flux_flex.usernetes.prolog import Task, run
-from flux_flex.usernetes.state import Record, State, process_start
+from flux_flex.usernetes.state import Record, State, is_alive
 from flux_flex.usernetes.steps import clean_line
 from flux_flex.usernetes.teardown import tear_down
-from flux_flex.usernetes.workdir import place_of
 
 INSTANCE = "instance"
 
@@ -50,6 +49,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="flux_flex.usernetes.whole")
     parser.add_argument("command", choices=sorted(_COMMANDS))
     parser.add_argument("--nodes", type=int)
+    parser.add_argument("--run", default="")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("jobids", nargs="*")
     options = parser.parse_args()
@@ -78,7 +78,7 @@ def identity_of(instance: FluxInstance) -> tuple[str, int | None]:
     """
     text = instance.attribute("jobid")
     if text is None:
-        return INSTANCE, None
+        return f"{INSTANCE}-{instance.identity()}", None
     jobid = parse_jobid(text)
     return f58(jobid)[1:], jobid
 
@@ -93,7 +93,8 @@ def _up(options: argparse.Namespace) -> int:
     rank = instance.rank()
     if all(member.rank != rank for member in members):
         return 0
-    cluster = Cluster(identity, jobid, KEY, members, UsernetesRequest(nodes=options.nodes))
+    request, key = UsernetesRequest(nodes=options.nodes), f"{KEY}-{options.run}"
+    cluster = Cluster(identity, jobid, key, members, request, instance=instance.identity())
     uid, owner = os.geteuid(), int(instance.attribute("security.owner") or -1)
 
     def tell(member: Member, step: str) -> None:
@@ -103,8 +104,9 @@ def _up(options: argparse.Namespace) -> int:
     code = run(Task(cluster, rank, uid, owner, config, {}, tell, _tell_failure), instance)
     if code == 0:
         mine = next(member for member in members if member.rank == rank)
-        place = place_of(config.workdir, jobid, mine.local_index)
-        say(rank=rank, node=mine.node_name, step="ready", kubeconfig=f"{place.path}/{KUBECONFIG}")
+        record = State.open().peek(f"{identity}.{rank}")
+        place = record.workdir if record is not None else ""
+        say(rank=rank, node=mine.node_name, step="ready", kubeconfig=f"{place}/{KUBECONFIG}")
     return code
 
 
@@ -114,14 +116,14 @@ def _tell_failure(text: str) -> None:
 
 def _down(_options: argparse.Namespace) -> int:
     instance = FluxInstance()
-    name = f"{identity_of(instance)[0]}.{instance.rank()}"
-    return _take_away(lambda record: record.name == name)
+    here, name = instance.identity(), f"{identity_of(instance)[0]}.{instance.rank()}"
+    return _take_away(lambda record: record.name == name and record.instance in ("", here))
 
 
 def _clean(options: argparse.Namespace) -> int:
     """Take away what is left of jobs that are over, or of those that are named."""
     named = {f58(parse_jobid(text))[1:] for text in options.jobids}
-    instance = enclosing_instance()
+    instance = _instance()
     if not _speaks_for_host(instance):
         return 0
     if named:
@@ -131,11 +133,15 @@ def _clean(options: argparse.Namespace) -> int:
     if instance is None:
         remedy = "run it inside an instance, name the jobs, or say --all"
         raise BadInput("no Flux here to say which jobs are over", "", remedy)
-    running = {job.jobid for job in instance.jobs(JobState.RUN)}
-    # A cluster over the whole instance is nobody's job: `down` takes it away.
-    return _take_away(
-        lambda record: record.key != KEY and record.jobid not in running and not _is_alive(record)
-    )
+    here, running = instance.identity(), {job.jobid for job in instance.jobs(JobState.RUN)}
+
+    def is_over(record: Record) -> bool:
+        # A cluster over a whole instance is nobody's job: `down` takes it away. And what jobs of
+        # other instances are doing is not known here.
+        ours = record.instance == here and record.key.startswith("job.")
+        return ours and record.jobid not in running and not is_alive(record)
+
+    return _take_away(is_over)
 
 
 def _take_away(wanted: Callable[[Record], bool]) -> int:
@@ -152,7 +158,7 @@ def _take_away(wanted: Callable[[Record], bool]) -> int:
 
 
 def _status(_options: argparse.Namespace) -> int:
-    if not _speaks_for_host(enclosing_instance()):
+    if not _speaks_for_host(_instance()):
         return 0
     for record in State.open().records():
         say(rank=record.rank, record=record.model_dump(mode="json"))
@@ -160,7 +166,7 @@ def _status(_options: argparse.Namespace) -> int:
 
 
 def _logs(options: argparse.Namespace) -> int:
-    if not _speaks_for_host(enclosing_instance()):
+    if not _speaks_for_host(_instance()):
         return 0
     named = {f58(parse_jobid(text))[1:] for text in options.jobids}
     for record in State.open().records():
@@ -196,12 +202,12 @@ def _log_lines(record: Record) -> Iterator[str]:
         yield from (clean_line(line) for line in text.splitlines())
 
 
-def _is_alive(record: Record) -> bool:
-    return bool(record.pid_start) and process_start(record.pid) == record.pid_start
-
-
-def _instance() -> Instance | None:
-    return enclosing_instance()
+def _instance() -> FluxInstance | None:
+    """The instance around this process, or that of the system; None where neither answers."""
+    try:
+        return FluxInstance()
+    except FlexError:
+        return None
 
 
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {

@@ -21,7 +21,6 @@ from flux_flex.errors import FlexError
 from flux_flex.model.jobid import f58
 
 _MOST_LINKS = 10_000
-_REMOVE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,13 @@ class Place:
     links: tuple[str, ...]
 
 
-def place_of(parent: str, jobid: int | None, local_index: int) -> Place:
-    """The directory of a job on a host; of ``None`` for a cluster that is no job's.
+def place_of(parent: str, jobid: int | None, identity: str, local_index: int) -> Place:
+    """The directory of a job on a host; without a job, that of ``identity``.
 
     ``local_index`` counts the brokers of the job on this host. The first has the name that
     `usernetes attr` computes, and a link for locales where Flux prints f for ƒ (RFC 19).
     """
-    names = ["usernetes-instance"]
+    names = [f"usernetes-{identity}"]
     if jobid is not None:
         spelled = f58(jobid)
         names = [f"usernetes-{text.lower()}" for text in (spelled, f"f{spelled[1:]}")]
@@ -82,7 +81,9 @@ def make_links(place: Place, users: dict[str, str]) -> None:
             raise FlexError(f"{error.strerror}", link, "see usernetes.workdir") from None
 
 
-def remove_directory(path: str, device: int | None, inode: int | None, uid: int) -> None:
+def remove_directory(
+    path: str, device: int | None, inode: int | None, uid: int, *, limit_s: float
+) -> None:
     """Remove a job's directory, if what has its name still is that directory.
 
     Another thing of that name is left alone, but for an empty folder of the maker's: that is
@@ -114,7 +115,7 @@ def remove_directory(path: str, device: int | None, inode: int | None, uid: int)
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            timeout=_REMOVE_S,
+            timeout=limit_s,
             check=False,
         )
     if os.path.lexists(path):

@@ -60,7 +60,8 @@ def test_up_shows_the_steps_and_says_how_to_use_the_cluster(tmp_path: Path) -> N
     assert "export KUBECONFIG=/tmp/x/kubeconfig" in done.stdout
     called = (flux / "called").read_text().split()
     assert called[0] == "exec"
-    assert called[-3:] == ["up", "--nodes", "2"]
+    assert called[-2:] == ["--nodes", "2"]
+    assert len(called[called.index("--run") + 1]) == 16
 
 
 def test_a_failure_is_told_once_and_the_code_is_one(tmp_path: Path) -> None:
@@ -178,10 +179,8 @@ def test_status_shows_the_clusters_of_this_host(state: State) -> None:
     assert done.returncode == 0, done.stderr
     # A long path goes on below its row.
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith(("abc.", "def."))]
-    assert [row[:4] for row in rows] == [
-        ["abc.0", "n0", "up", "lead"],
-        ["def.1", "n0", "up", "0s"],
-    ]
+    assert [row[:3] for row in rows] == [["abc.0", "n0", "up"], ["def.1", "n0", "up"]]
+    assert ["lead" in row for row in rows] == [True, False]
     document = json.loads(alone(state, "status", "--json").stdout)
     assert document["format"] == "flux-flex-usernetes"
     assert [node["name"] for node in document["nodes"]] == ["abc.0", "def.1"]

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from usernetes_site import JOBID, STOPPED, Site
 
+from flux_flex.usernetes.state import State
+
 THREE = ("n0", "n1", "n2")
 OTHER = JOBID + (1 << 24)
 
@@ -184,6 +186,7 @@ def test_killed_during_a_step_the_lead_leaves_a_record_that_undoes_all(
     assert site.record(JOBID) is not None
     assert site.epilogs(JOBID, 2) == [0, 0], site.output()
     assert site.left() == []
+    assert site.memo(JOBID) == f"failed: {step}"
 
 
 @pytest.mark.parametrize("step", WORKER)
@@ -198,6 +201,30 @@ def test_killed_during_a_step_a_worker_leaves_a_record_that_undoes_all(
     lead.terminate()
     assert (lead.wait(30), worker.wait(30)) == (1, -signal.SIGKILL), site.output()
     assert site.epilogs(JOBID, 2) == [0, 0], site.output()
+    assert site.left() == []
+
+
+def test_the_memo_names_the_step_of_the_worker_that_failed_while_the_lead_is_at_work(
+    site: Site,
+) -> None:
+    site.faults("up fail on=u7s-n1", "kubeadm-init hang")
+    site.submit(["n0", "n1"])
+    assert site.prologs(JOBID, 2) == [1, 1], site.output()
+    assert site.memo(JOBID) == "failed: up"
+    assert site.left() == []
+
+
+def test_brokers_of_different_names_can_share_a_host(site: Site) -> None:
+    site.submit(["lead", "burst-0", "burst-1"])
+    here = site.host("lead")
+    shared = {"FLUX_FLEX_STATE": str(here / "state"), "FLUX_FLEX_CONFIG": str(here / "flex.toml")}
+    running = [site.start("prolog", JOBID, rank, **shared) for rank in range(3)]
+    assert site.watch_over(JOBID, running) == [0, 0, 0], site.output()
+    records = list(State(here / "state").records())
+    assert len({port for record in records for port in record.ports.values()}) == 12
+    assert len({record.workdir for record in records}) == 3
+    epilogs = [site.start("epilog", JOBID, rank, **shared) for rank in range(3)]
+    assert [process.wait(30) for process in epilogs] == [0, 0, 0], site.output()
     assert site.left() == []
 
 

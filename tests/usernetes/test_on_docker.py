@@ -115,6 +115,21 @@ def test_killed_during_a_step_the_lead_leaves_nothing_after_the_epilog(
     assert site.left() == []
 
 
+def test_killed_while_it_waits_for_workers_the_lead_leaves_nothing_after_the_epilog(
+    site: DockerSite,
+) -> None:
+    site.faults("kubeadm-join hang")
+    site.submit(["n0", "n0"])
+    lead, worker = (site.start("prolog", JOBID, rank) for rank in (0, 1))
+    site.wait_for_step(JOBID, "kubeadm-join", rank=1)
+    lead.kill()
+    worker.terminate()
+    assert lead.wait(30) == -signal.SIGKILL
+    assert worker.wait(60) == 1, site.output()
+    assert site.epilogs(JOBID, 2) == [0, 0], site.output()
+    assert site.left() == []
+
+
 @pytest.mark.parametrize("step", WORKER)
 def test_killed_during_a_step_a_worker_leaves_nothing_after_the_epilog(
     site: DockerSite, step: str

@@ -12,7 +12,8 @@ from usernetes_site import JOBID, Site, jobspec_of, r_of
 
 from flux_flex.host.memory_instance import MemoryInstance
 from flux_flex.model.jobid import f58
-from flux_flex.usernetes import epilog, program, prolog, whole
+from flux_flex.usernetes import epilog, keeping, program, prolog, whole
+from flux_flex.usernetes.state import State
 
 
 class Broker(MemoryInstance):
@@ -23,6 +24,9 @@ class Broker(MemoryInstance):
 
     def rank(self) -> int:
         return self.at_rank
+
+    def identity(self) -> str:
+        return "0123abcd"
 
     def attribute(self, name: str) -> str | None:
         return self.attributes.get(name)
@@ -40,7 +44,6 @@ def broker(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
     monkeypatch.setenv("FLUX_JOB_USERID", str(os.getuid()))
     for module in (prolog, epilog, whole):
         monkeypatch.setattr(module, "FluxInstance", lambda: made)
-    monkeypatch.setattr(whole, "enclosing_instance", lambda: made)
     before = {number: signal.getsignal(number) for number in program._CANCELLING}
     yield made
     for number, handler in before.items():
@@ -126,12 +129,12 @@ def test_a_whole_instance_comes_up_is_shown_and_goes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     broker.attributes["jobid"] = f58(JOBID)
-    code, said = run_whole(monkeypatch, capsys, "up")
+    code, said = run_whole(monkeypatch, capsys, "up", "--run", "x")
     assert code == 0, said
     assert '"step": "prepare"' in said
     assert f"usernetes-{f58(JOBID).lower()}/kubeconfig" in said.encode().decode("unicode_escape")
     assert broker.jobs() == []
-    code, said = run_whole(monkeypatch, capsys, "up")
+    code, said = run_whole(monkeypatch, capsys, "up", "--run", "x")
     assert code == 1
     assert "it has been brought up already" in said
     code, said = run_whole(monkeypatch, capsys, "clean")
@@ -150,12 +153,14 @@ def test_only_the_first_rank_of_a_host_speaks_for_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     broker._resources = r_of(["n0", "n0"])
-    assert run_whole(monkeypatch, capsys, "up", "--nodes", "1")[0] == 0
+    assert run_whole(monkeypatch, capsys, "up", "--nodes", "1", "--run", "x")[0] == 0
     for rank, shown in ((0, True), (1, False)):
         broker.at_rank = rank
         assert bool(run_whole(monkeypatch, capsys, "status")[1]) is shown
         assert bool(run_whole(monkeypatch, capsys, "logs")[1]) is False  # paper says nothing
-    assert run_whole(monkeypatch, capsys, "up", "--nodes", "1")[0] == 0  # rank 1 is no member
+    assert (
+        run_whole(monkeypatch, capsys, "up", "--nodes", "1", "--run", "x")[0] == 0
+    )  # rank 1 is no member
     broker.at_rank = 0
     assert run_whole(monkeypatch, capsys, "down")[0] == 0
     assert site.left() == []
@@ -168,7 +173,7 @@ def test_a_failing_step_of_a_whole_instance_is_said_and_undone(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     site.faults("kubeconfig fail")
-    code, said = run_whole(monkeypatch, capsys, "up")
+    code, said = run_whole(monkeypatch, capsys, "up", "--run", "x")
     assert code == 1
     assert "n0 (rank 0): kubeconfig: exit code 2" in said
     assert site.left() == []
@@ -185,10 +190,67 @@ def test_clean_takes_away_what_jobs_left_that_are_over(
     assert prolog.main() == 0
     capsys.readouterr()
     # The prolog of the record is this process, which lives; another one's would be over.
-    monkeypatch.setattr(whole, "_is_alive", lambda record: False)
+    monkeypatch.setattr(whole, "is_alive", lambda record: False)
     assert run_whole(monkeypatch, capsys, "clean") == (0, "")
     broker.finish(JOBID)
     code, said = run_whole(monkeypatch, capsys, "clean")
     assert code == 0
     assert '"left": []' in said
+    assert site.left() == []
+
+
+def test_a_cluster_of_a_job_that_is_over_goes_with_the_next_one_that_asks(
+    site: Site, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A node that crashes gets no epilog. What it has is found when it serves again.
+    asking(broker)
+    assert prolog.main() == 0
+    monkeypatch.setattr(keeping, "is_alive", lambda record: False)
+    other = JOBID + (1 << 24)
+    broker.submit(jobspec_of({"usernetes": "yes"}), jobid=other)
+    broker.start(other, r_of(["n0"]))
+    monkeypatch.setenv("FLUX_JOB_ID", f58(other))
+    assert prolog.main() == 0
+    assert len(list(State.open().records())) == 2  # the first job still runs
+    assert epilog.main() == 0
+    broker.finish(JOBID)
+    third = other + (1 << 24)
+    broker.submit(jobspec_of({"usernetes": "yes"}), jobid=third)
+    broker.start(third, r_of(["n0"]))
+    monkeypatch.setenv("FLUX_JOB_ID", f58(third))
+    assert prolog.main() == 0
+    assert [record.jobid for record in State.open().records()] == [third]
+    assert epilog.main() == 0
+    assert site.left() == []
+
+
+def test_a_whole_instance_leaves_the_clusters_of_others_alone(
+    site: Site,
+    broker: Broker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_whole(monkeypatch, capsys, "up", "--run", "a")[0] == 0
+    monkeypatch.setattr(Broker, "identity", lambda self: "4567cdef")
+    assert run_whole(monkeypatch, capsys, "down") == (0, "")
+    assert run_whole(monkeypatch, capsys, "clean") == (0, "")
+    assert run_whole(monkeypatch, capsys, "up", "--run", "b")[0] == 0
+    assert len(list(State.open().records())) == 2
+    assert run_whole(monkeypatch, capsys, "clean", "--all")[0] == 0
+    assert site.left() == []
+
+
+def test_a_key_that_nobody_can_be_asked_to_remove_is_named(
+    site: Site,
+    broker: Broker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asking(broker)
+    assert prolog.main() == 0
+    monkeypatch.setattr(whole, "_instance", lambda: None)
+    code, said = run_whole(monkeypatch, capsys, "clean", "--all")
+    assert code == 1
+    assert "no Flux instance here" in said
+    assert epilog.main() == 0
     assert site.left() == []

@@ -75,6 +75,9 @@ class Broker:
     def rank(self) -> int:
         return self._rank
 
+    def identity(self) -> str:
+        return "0123abcd"
+
     def attribute(self, name: str) -> str:
         return {"security.owner": str(OWNER)}[name]
 
