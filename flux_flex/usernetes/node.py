@@ -121,8 +121,7 @@ class Node:
         self._log = -1
         self._tree: Tree | None = None
         self._tried: list[str] = []
-        # Whether this is not the first rank of its cluster here: it has ports of its own then.
-        self.shares_host = member.local_index > 0
+        self._shares_host = member.local_index > 0
         self.address = host_address(member.host)
         self.record = Record(
             name=f"{cluster.identity}.{member.rank}",
@@ -249,6 +248,15 @@ class Node:
         log.info("%s: %s took %.1f s", self.member.node_name, name, time.monotonic() - began)
 
     @property
+    def shares_host(self) -> bool:
+        """Whether another rank of the cluster is here, so that this one needs ports of its own."""
+        return self._shares_host or any(
+            other.key == self.cluster.key and other.instance == self.cluster.instance
+            for other in self.host.state.records()
+            if other.name != self.record.name
+        )
+
+    @property
     def left_s(self) -> float:
         """How much of the time for the whole bring-up is left, in seconds."""
         return self._end - time.monotonic()
@@ -300,23 +308,15 @@ class Node:
             self._directory, device, inode = make_directory(self._place, users)
         except FlexError:
             self.note(workdir="")
-            if self.shares_host or not self._has_mate():
+            if self._shares_host or not self.shares_host:
                 raise
             # Brokers of other names, on this host too: they need what ranks of one name do.
-            self.shares_host = True
+            self._shares_host = True
             self._place = Place(f"{self._place.path}.rank{self.member.rank}", ())
             self._make_directory()
             return
         self.note(device=device, inode=inode, links=self._place.links)
         make_links(self._place, users)
-
-    def _has_mate(self) -> bool:
-        """Whether another rank of the same cluster has its record on this host."""
-        return any(
-            other.key == self.cluster.key and other.instance == self.cluster.instance
-            for other in self.host.state.records()
-            if other.name != self.record.name
-        )
 
     def _lease_subnet(self) -> None:
         """A subnet that this node has not tried yet."""

@@ -172,9 +172,10 @@ def _give_up(
     log.error("%s", text)
     if task.on_failure is not None and not told:
         task.on_failure(text)
-    if isinstance(error, Cancelled) and told and node.member.is_lead:
+    others = told and _failed_elsewhere(error, meeting)
+    if told and not others and node.member.is_lead:
         with suppress(FlexError):
-            _tell_cancelled(instance, task.cluster)
+            _tell(instance, task.cluster, "cancelled")
     if not told:
         with suppress(FlexError):
             meeting.post("failed", note=text)
@@ -183,7 +184,7 @@ def _give_up(
         if task.cluster.told_job is not None:
             with suppress(FlexError):
                 instance.raise_exception(task.cluster.told_job, KIND, text)
-    if task.cluster.request.debug and (not told or _failed_elsewhere(error, meeting)):
+    if task.cluster.request.debug and (others or not told):
         until = keep_until(task.config, task.jobspec, node.record.began)
         with suppress(FlexError):
             node.note(phase="kept", keep_until=until)
@@ -213,14 +214,6 @@ def refuse(instance: Instance | None, jobid: int | None, text: str) -> int:
 def _tell(instance: Instance, cluster: Cluster, text: str) -> None:
     if cluster.told_job is not None:
         instance.memo(cluster.told_job, {MEMO: text})
-
-
-def _tell_cancelled(instance: Instance, cluster: Cluster) -> None:
-    """Unless it was a node that failed: then its own word for it stands."""
-    log_of_job = instance.eventlog(cluster.told_job) if cluster.told_job is not None else ()
-    failed = any(e.name == "exception" and e.context.get("type") == KIND for e in log_of_job)
-    if not failed:
-        _tell(instance, cluster, "cancelled")
 
 
 def _said(error: BaseException) -> str:

@@ -20,6 +20,8 @@ from collections.abc import Mapping
 from flux_flex.errors import FlexError
 from flux_flex.host.instance import Event, EventStream, Instance
 
+_LISTENING_S = 0.5
+
 
 class Aborted(FlexError):
     """Another node failed, and said so."""
@@ -52,9 +54,12 @@ class Rendezvous:
                 self._waiting.append(event)
 
     def has_failed(self) -> bool:
-        """Whether a node has said that it failed, as far as is known here by now."""
+        """Whether another node has said that it failed.
+
+        It says so before Flux ends the others, but Flux may be the faster one by a moment.
+        """
         try:
-            while self._received(0) is not None:
+            while self._received(_LISTENING_S) is not None:
                 pass
         except Aborted:
             return True
