@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import signal
+import socket
 import socketserver
 import subprocess
 import sys
@@ -886,7 +887,9 @@ def test_state_is_where_usernetes_keeps_it(world: World) -> None:
     world.uid = 0
     assert world.find("state").what.startswith(f"{ROOT_STATE}, made when")
     world.uid = 1000
-    assert world.find("state").what.startswith("/home/ann/.local/state/flux-flex, made when")
+    assert world.find("state").what.startswith(
+        f"/home/ann/.local/state/flux-flex/{socket.gethostname()}, made when"
+    )
     world.environ["XDG_STATE_HOME"] = "/xdg"
     assert world.find("state").what.startswith("/xdg/flux-flex, made when")
     world.environ[STATE_VARIABLE] = "/there"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,4 +111,4 @@ def _state_folder(survey: Survey) -> str:
     if survey.machine.uid == 0:
         return _ROOT_STATE
     home = environ.get("XDG_STATE_HOME") or f"{environ.get('HOME', '')}/.local/state"
-    return f"{home}/flux-flex"
+    return f"{home}/flux-flex/{socket.gethostname()}"
