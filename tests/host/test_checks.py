@@ -887,11 +887,10 @@ def test_state_is_where_usernetes_keeps_it(world: World) -> None:
     world.uid = 0
     assert world.find("state").what.startswith(f"{ROOT_STATE}, made when")
     world.uid = 1000
-    assert world.find("state").what.startswith(
-        f"/home/ann/.local/state/flux-flex/{socket.gethostname()}, made when"
-    )
+    ours = f"flux-flex/{socket.gethostname()}, made when"
+    assert world.find("state").what.startswith(f"/home/ann/.local/state/{ours}")
     world.environ["XDG_STATE_HOME"] = "/xdg"
-    assert world.find("state").what.startswith("/xdg/flux-flex, made when")
+    assert world.find("state").what.startswith(f"/xdg/{ours}")
     world.environ[STATE_VARIABLE] = "/there"
     assert world.find("state").what.startswith("/there, made when")
 
