@@ -155,8 +155,8 @@ def test_id_in_another_form_is_left_to_python_to_read(
 def test_record_of_an_ordinary_user_is_found_in_the_home(
     installed: Site, tmp_path: Path, shell: str
 ) -> None:
-    record(tmp_path / "home/.local/state/flux-flex")
-    record(tmp_path / "xdg/flux-flex")
+    record(tmp_path / "home/.local/state/flux-flex/some-host")
+    record(tmp_path / "xdg/flux-flex/some-host")
     home, xdg = str(tmp_path / "home"), str(tmp_path / "xdg")
     assert epilog(installed, ID, shell, HOME=home).returncode == 42
     assert epilog(installed, ID, shell, XDG_STATE_HOME=xdg).returncode == 42
@@ -167,7 +167,7 @@ def test_record_of_an_ordinary_user_is_found_in_the_home(
 def test_record_elsewhere_does_not_count_where_the_place_is_given(
     installed: Site, tmp_path: Path
 ) -> None:
-    record(tmp_path / "xdg/flux-flex")
+    record(tmp_path / "xdg/flux-flex/some-host")
     given = {"XDG_STATE_HOME": str(tmp_path / "xdg"), "FLUX_FLEX_STATE": str(tmp_path)}
     assert epilog(installed, ID, **given).returncode == 0
 
