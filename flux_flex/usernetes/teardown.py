@@ -94,6 +94,8 @@ def _stop_bring_up(record: Record) -> None:
 
 def _containers(record: Record, state: State, config: UsernetesConfig, limit_s: float) -> list[str]:
     """Containers, networks, volumes and image names, removed as the user whose they are."""
+    if not record.ports:
+        return []  # ports are recorded before anything is asked of the engine
     try:
         engine = Engine(record.engine, config.compose, record.socket)
         leases = Leases(state, config.port_range, config.subnets)

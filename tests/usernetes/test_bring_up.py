@@ -378,6 +378,16 @@ def test_an_engine_that_is_down_is_no_reason_to_forget(site: Site) -> None:
     assert site.left() == []
 
 
+def test_a_failure_before_the_engine_was_asked_needs_no_engine_to_undo(site: Site) -> None:
+    (site.bin / "engine").mkdir()
+    (site.bin / "engine" / "broken").touch()
+    (site.template / "kubeadm-config.yaml").unlink()
+    site.submit()
+    assert site.prologs(JOBID, 1, epilogs=False) == [1]
+    assert "prepare: " in site.exceptions(JOBID)[0]
+    assert site.left() == []
+
+
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
     with closing(socket.socket()) as taken:
