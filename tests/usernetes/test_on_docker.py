@@ -176,6 +176,8 @@ def test_cancelled_while_compose_is_at_work_the_prolog_undoes_it(site: DockerSit
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
     with closing(socket.socket()) as taken:
+        # Connections of earlier tests may linger on the same number.
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         yield taken
 
 
