@@ -19,7 +19,7 @@ import socket
 import stat
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -225,19 +225,17 @@ def _read_record(folder: Path) -> Record | None:
 def _open_locked(folder: Path, timeout_s: float) -> int | None:
     """The folder, open and locked; None where it is not there."""
     while True:
-        try:
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            return None
-        try:
+        with ExitStack() as undo:
+            try:
+                descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                return None
+            undo.callback(os.close, descriptor)
             _lock(descriptor, timeout_s, folder)
             # Whoever held it may have removed it, and another one may bear its name by now.
             if _is_at(descriptor, folder):
+                undo.pop_all()
                 return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
 
 
 def _is_at(descriptor: int, folder: Path) -> bool:
