@@ -71,7 +71,7 @@ class Standin:
         """Directories for the next cluster; no part of what is timed."""
         self._count += 1
         free = (port for port in _PORTS if is_free(port))
-        address = host_address()
+        address = host_address("localhost")
         for index in range(self.ranks):
             name = f"benchmark-{os.getpid()}-{self._count}-{index}"
             folder = self.folder / name
