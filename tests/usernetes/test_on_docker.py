@@ -6,6 +6,7 @@ Run them with ``make test-docker``. All ranks share this machine, whose ports th
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -322,6 +323,8 @@ class Daemon:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.socket = folder / "docker.sock"
+        # Not the folder's name: mkdtemp may end or double its `_`, which containerd refuses.
+        self.namespace = f"flex-{secrets.token_hex(6)}"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -329,8 +332,8 @@ class Daemon:
         paths = [w if w.startswith("--") else str(self.folder / w) for w in words]
         # A containerd in common with the daemon that is there: two of them get in each other's way.
         shared = next(path for path in CONTAINERD if path.exists())
-        paths += ["--containerd", str(shared), "--containerd-namespace", self.folder.name]
-        paths += ["--containerd-plugins-namespace", f"{self.folder.name}-plugins"]
+        paths += ["--containerd", str(shared), "--containerd-namespace", self.namespace]
+        paths += ["--containerd-plugins-namespace", f"{self.namespace}-plugins"]
         log = (self.folder / "log").open("ab")
         with log:
             self.process = subprocess.Popen(
