@@ -276,18 +276,18 @@ def graph_from_r(
 def _add_network(builder: GraphBuilder, root: int, network: NetworkTree) -> dict[str, int]:
     """Add the network nodes; return the vertex that each host goes below."""
     above = [root]  # above[d] is what a branch of depth d hangs from
-    numbers: dict[int, int] = {}
+    numbers: dict[str, int] = {}
     placed: dict[str, int] = {}
+    n_upper = 2 if network.regions else 1
     for branch in network:
         if branch.kind == "host":
             placed[branch.name] = above[branch.depth]
             continue
         del above[branch.depth + 1 :]
-        if branch.kind == "zone":
-            vertex = Vertex("zone", branch.name, numbers.get(0, 0))
-        else:
-            vertex = Vertex(f"nn{branch.depth}", branch.name, numbers.get(branch.depth, 0))
-        numbers[branch.depth] = vertex.local_id + 1
+        is_layer = branch.kind == "network node"
+        kind = f"nn{branch.depth - n_upper + 1}" if is_layer else branch.kind
+        vertex = Vertex(kind, branch.name, numbers.get(kind, 0))
+        numbers[kind] = vertex.local_id + 1
         above.append(builder.add(vertex, above[branch.depth]))
     return placed
 

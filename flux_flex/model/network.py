@@ -3,12 +3,13 @@
 EC2 tells for each instance the network nodes above it, top first (``NetworkNodes`` of
 DescribeInstanceTopology,
 https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstanceTopology.html).
-Above the top network node stands the zone, and above all zones one nameless root, so any two
-hosts are joined somewhere::
+Above the top network node stands the zone, above the zones of several regions the region, and
+above all one nameless root, so any two hosts are joined somewhere::
 
     tree = NetworkTree.from_places(places)
     tree.hops("compute0", "compute7")        # 2 under one leaf, 4 one layer up, ...
     tree.span(["compute0", "compute7"])      # Span(layers=(1, 1, 2), diameter=4, mean_hops=4.0)
+    tree.nearest(free_hosts, 4)              # the four of them that are nearest to each other
 
 Hops are the edges of the path between two hosts, so they are a metric. A host of which only the
 zone is known (EC2 gives no network nodes for some instance types) must not look close to
@@ -25,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_flex.errors import BadInput
+from flux_flex.model.closeness import closest
 
 # EC2 gives three or four layers today. The bound keeps the (n_hosts, n_layers) array small
 # whatever a recorded answer claims.
@@ -33,19 +35,23 @@ MAX_LAYERS = 32
 _ABSENT = -1
 _ROOT = 0
 
-Kind = Literal["zone", "network node", "host"]
+Kind = Literal["region", "zone", "network node", "host"]
 Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkPlace:
-    """One host and the network nodes above it.
+    """One host and the network nodes above it. What is not known of the last four is empty.
 
     host            name that Flux knows the host by
     network_nodes   ids of the network nodes, top first; empty when only the zone is known
     instance_id     EC2 instance id
     instance_type   EC2 instance type
     zone            availability zone
+    zone_id         the zone's id, which is the same in all accounts
+    region          the region
+    capacity_block  the Capacity Block of an UltraServer: hosts of one share an accelerator domain
+    group           placement group
     """
 
     host: str
@@ -53,6 +59,10 @@ class NetworkPlace:
     instance_id: str
     instance_type: str
     zone: str
+    zone_id: str = ""
+    region: str = ""
+    capacity_block: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +81,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """One line of a drawing: ``depth`` is 0 for a zone, ``hosts`` counts the hosts at or below."""
+    """One line of a drawing: ``depth`` is 0 at the top, ``hosts`` counts the hosts at or below."""
 
     name: str
     kind: Kind
@@ -82,45 +92,61 @@ class Branch:
 class NetworkTree:
     """Root, zones, network nodes and hosts; made by :meth:`from_places`, never changed after.
 
-    Iterating yields a :class:`Branch` for each zone, network node and host in depth-first order,
-    siblings in the order in which the places first named them.
+    Regions stand above the zones if there are several. Iterating yields a :class:`Branch` for
+    each region, zone, network node and host in depth-first order, siblings in the order in which
+    the places first named them.
     """
 
-    __slots__ = ("_above", "_depth", "_host_ids", "_last_edge", "_names", "_parents", "_vertex")
+    __slots__ = (
+        "_above", "_depth", "_host_ids", "_last_edge", "_names", "_parents", "_upper", "_vertex",
+        "places",
+    )  # fmt: skip
 
     def __init__(
-        self, hosts: tuple[str, ...], names: tuple[str, ...], parents: Ids, above: Ids
+        self,
+        places: tuple[NetworkPlace, ...],
+        names: tuple[str, ...],
+        parents: Ids,
+        above: Ids,
+        upper: int,
     ) -> None:
-        """``above[host, layer]``: vertex ids, layer 0 the zone, absent ones -1 at the end."""
-        self._host_ids = {host: index for index, host in enumerate(hosts)}
+        """``above[host, column]``: vertex ids, absent ones -1 at the end; ``upper`` is how many
+        columns come before the network nodes: the zone, or region and zone."""
+        self.places = places
+        self._upper = upper
+        self._host_ids = {place.host: index for index, place in enumerate(places)}
         self._names = names
         self._parents = parents
         self._vertex = {name: index for index, name in enumerate(names) if index != _ROOT}
         self._above = above
         self._depth: Ids = (above != _ABSENT).sum(axis=1, dtype=np.int64)
         # Length in hops of the edge from each host to the lowest vertex known above it.
-        n_layers = max(above.shape[1] - 1, 0)
-        self._last_edge: Ids = np.where(self._depth > 1, 1, n_layers + 1).astype(np.int64)
+        n_layers = max(above.shape[1] - upper, 0)
+        self._last_edge: Ids = np.where(self._depth > upper, 1, n_layers + 1).astype(np.int64)
 
     @classmethod
     def from_places(cls, places: Sequence[NetworkPlace]) -> NetworkTree:
-        """The tree that the places describe; depths may differ, zones may be several.
+        """The tree that the places describe; depths may differ, zones and regions may be several.
 
         Raises BadInput when a host is placed twice, a name is empty, a name stands for two
-        things (host, network node, zone), a network node has two different parents, or a host
-        has more than 32 network nodes above it. ``where`` reads ``places[3].network_nodes``.
+        things (host, network node, zone, region), a network node or zone has two different
+        parents, some hosts have a region and others none where there are several, or a host has
+        more than 32 network nodes above it. ``where`` reads ``places[3].network_nodes``.
         """
         names: list[str] = [""]
         parents: list[int] = [_ROOT]
         seen: dict[str, int] = {}
-        zones = dict.fromkeys(place.zone for place in places)
+        regions = {place.region for place in places} - {""}
+        has_regions = len(regions) > 1
+        zones = dict.fromkeys([*(place.zone for place in places), *sorted(regions)])
         chains: list[list[int]] = []
         for index, place in enumerate(places):
             where = f"places[{index}]"
             _refuse_bad_names(place, zones, where)
+            upper = _upper_names(place, where) if has_regions else (place.zone,)
             chain: list[int] = []
             parent = _ROOT
-            for name in (place.zone, *place.network_nodes):
+            for name in (*upper, *place.network_nodes):
                 vertex = seen.get(name)
                 if vertex is None:
                     vertex = seen[name] = len(names)
@@ -131,12 +157,14 @@ class NetworkTree:
                 chain.append(vertex)
                 parent = vertex
             chains.append(chain)
-        hosts = _distinct_hosts(places, seen)
-        width = max((len(chain) for chain in chains), default=1)
-        above = np.full((len(hosts), width), _ABSENT, dtype=np.int64)
+        _refuse_shared_names(places, seen)
+        n_upper = 2 if has_regions else 1
+        width = max((len(chain) for chain in chains), default=n_upper)
+        above = np.full((len(places), width), _ABSENT, dtype=np.int64)
         for row, chain in enumerate(chains):
             above[row, : len(chain)] = chain
-        return cls(hosts, tuple(names), np.asarray(parents, dtype=np.int64), above)
+        ids = np.asarray(parents, dtype=np.int64)
+        return cls(tuple(places), tuple(names), ids, above, n_upper)
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -146,15 +174,31 @@ class NetworkTree:
     @property
     def zones(self) -> tuple[str, ...]:
         """The zones, in the order in which the places first name them."""
-        return self._names_in_column(0)
+        return self._names_in_column(self._upper - 1)
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """The regions where there are several, in the order in which the places name them."""
+        return self._names_in_column(0) if self._upper > 1 else ()
+
+    @property
+    def domains(self) -> dict[str, tuple[str, ...]]:
+        """The hosts of each accelerator domain, by Capacity Block, both as first named."""
+        found: dict[str, list[str]] = {}
+        for place in self.places:
+            if place.capacity_block:
+                found.setdefault(place.capacity_block, []).append(place.host)
+        return {block: tuple(hosts) for block, hosts in found.items()}
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
         """The network nodes of each layer, top layer first, as first named by the places."""
-        return tuple(self._names_in_column(layer) for layer in range(1, self._above.shape[1]))
+        return tuple(
+            self._names_in_column(layer) for layer in range(self._upper, self._above.shape[1])
+        )
 
     def parent_of(self, name: str) -> str | None:
-        """What ``name`` hangs from: network node or zone; None for a zone.
+        """What ``name`` hangs from: network node, zone or region; None at the top.
 
         Raises BadInput when the tree has no host, network node or zone of that name.
         """
@@ -169,6 +213,13 @@ class NetworkTree:
             )
         parent = int(self._parents[vertex])
         return None if parent == _ROOT else self._names[parent]
+
+    def place(self, host: str) -> NetworkPlace:
+        """Where a host is. Raises BadInput when it is not in the tree."""
+        return self.places[int(self._rows((host,))[0])]
+
+    def __contains__(self, host: object) -> bool:
+        return host in self._host_ids
 
     def hops(self, host_a: str, host_b: str) -> int:
         """Edges between two hosts: 0 for one host, 2 under one leaf, 2 more each layer up.
@@ -190,7 +241,7 @@ class NetworkTree:
         above = self._above[rows]
         n_vertices = len(self._names)
         used = [np.bincount(column[column != _ABSENT], minlength=n_vertices) for column in above.T]
-        layers = tuple(int(np.count_nonzero(count)) for count in used[1:])
+        layers = tuple(int(np.count_nonzero(count)) for count in used[self._upper :])
         if n_hosts < 2:
             return Span(layers, 0, 0.0)
         crossings = sum(int((count * (n_hosts - count)).sum()) for count in used)
@@ -200,11 +251,30 @@ class NetworkTree:
         diameter = int(self._hops_from(end, rows).max())
         return Span(layers, diameter, crossings / (n_hosts * (n_hosts - 1) / 2))
 
+    def nearest(self, free: Iterable[str], n_hosts: int) -> tuple[str, ...]:
+        """The ``n_hosts`` of the free hosts with the fewest hops in all between each other.
+
+        They come in the order of the places. The answer is exact up to 512 hosts; beyond, it is
+        made of portions that each are. Of equally near sets the one that leaves the smallest rest
+        under the network nodes that it uses is taken. Raises BadInput when a host is not in the
+        tree, or when there are not as many of them.
+        """
+        rows = np.unique(self._rows(free))
+        if not 0 <= n_hosts <= len(rows):
+            what = f"{n_hosts} hosts of {len(rows)} that are free"
+            raise BadInput(what, remedy="ask for at most as many as are free")
+        if not n_hosts:
+            return ()
+        parent, vertices = self._with_hosts(rows)
+        share = closest(parent, vertices, np.ones(len(rows), dtype=np.int64), n_hosts)
+        return tuple(self.places[row].host for row in rows[share > 0].tolist())
+
     def __iter__(self) -> Iterator[Branch]:
         below: list[list[int]] = [[] for _ in self._names]
         for vertex in range(1, len(self._names)):
             below[int(self._parents[vertex])].append(vertex)
         hosts_at: list[list[str]] = [[] for _ in self._names]
+        kinds: tuple[Kind, ...] = ("region", "zone") if self._upper > 1 else ("zone",)
         for host, row in self._host_ids.items():
             hosts_at[int(self._above[row, self._depth[row] - 1])].append(host)
         present = self._above[self._above != _ABSENT]
@@ -213,11 +283,25 @@ class NetworkTree:
         pending = [(vertex, 0) for vertex in reversed(below[_ROOT])]
         while pending:
             vertex, depth = pending.pop()
-            kind: Kind = "zone" if depth == 0 else "network node"
+            kind: Kind = kinds[depth] if depth < len(kinds) else "network node"
             yield Branch(self._names[vertex], kind, depth, int(n_below[vertex]))
             for host in hosts_at[vertex]:
                 yield Branch(host, "host", depth + 1, 1)
             pending.extend((child, depth + 1) for child in reversed(below[vertex]))
+
+    def _with_hosts(self, rows: Ids) -> tuple[Ids, Ids]:
+        """Parents of the tree's vertices with those of some hosts after them, and the hosts'
+        vertices, shape ``(len(rows),)``. An edge of several hops is a chain of vertices."""
+        parents: list[int] = self._parents.tolist()
+        parents[_ROOT] = -1
+        vertices = []
+        for row in rows.tolist():
+            above = int(self._above[row, self._depth[row] - 1])
+            for _ in range(int(self._last_edge[row])):
+                parents.append(above)
+                above = len(parents) - 1
+            vertices.append(above)
+        return np.asarray(parents, dtype=np.int64), np.asarray(vertices, dtype=np.int64)
 
     def _names_in_column(self, column: int) -> tuple[str, ...]:
         vertices = np.unique(self._above[:, column])
@@ -259,6 +343,8 @@ def _refuse_bad_names(place: NetworkPlace, zones: dict[str, None], where: str) -
             f"host {place.host!r} has no zone", f"{where}.zone", "give each place its zone"
         )
     at_nodes = f"{where}.network_nodes"
+    if place.zone == place.region:
+        raise BadInput(f"{place.zone!r} is both a region and a zone", f"{where}.zone", "name both")
     if len(place.network_nodes) > MAX_LAYERS:
         raise BadInput(
             f"{len(place.network_nodes)} network nodes above host {place.host!r}",
@@ -276,7 +362,14 @@ def _refuse_bad_names(place: NetworkPlace, zones: dict[str, None], where: str) -
             )
 
 
-def _distinct_hosts(places: Sequence[NetworkPlace], vertices: dict[str, int]) -> tuple[str, ...]:
+def _upper_names(place: NetworkPlace, where: str) -> tuple[str, str]:
+    if not place.region:
+        what = f"host {place.host!r} has no region, and others have several"
+        raise BadInput(what, f"{where}.region", "give each place its region")
+    return place.region, place.zone
+
+
+def _refuse_shared_names(places: Sequence[NetworkPlace], vertices: dict[str, int]) -> None:
     first: dict[str, int] = {}
     for index, place in enumerate(places):
         where = f"places[{index}].host"
@@ -293,12 +386,11 @@ def _distinct_hosts(places: Sequence[NetworkPlace], vertices: dict[str, int]) ->
                 "give hosts names of their own",
             )
         first[place.host] = index
-    return tuple(first)
 
 
 def _two_parents(name: str, first: str, second: str, where: str) -> BadInput:
     return BadInput(
-        f"network node {name!r} is below {second!r} here and below {first!r} elsewhere",
+        f"{name!r} is below {second!r} here and below {first!r} elsewhere",
         f"{where}.network_nodes",
         "a network node has one parent; ask EC2 again for all instances at once",
     )

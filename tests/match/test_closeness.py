@@ -9,8 +9,8 @@ import pytest
 from match_help import ask, embedded, nodes, plant, slot, spec, whole_nodes
 
 from flux_flex.errors import Busy
-from flux_flex.match.embedded import closeness
-from flux_flex.match.embedded.closeness import closest
+from flux_flex.model import closeness
+from flux_flex.model.closeness import closest
 from flux_flex.model.graph import GraphBuilder, ResourceGraph, Vertex
 
 LAYERS = ("nn1", "nn2", "nn3")
@@ -72,7 +72,7 @@ def test_the_chosen_are_as_near_and_leave_as_little_rest_as_the_best_of_all_sets
     seats = [v for v in free for _ in range(room[v])]
     wanted = rng.randint(1, min(5, len(seats)))
 
-    share = closest(graph, np.array(free), np.array([room[v] for v in free]), wanted)
+    share = closest(graph.parent, np.array(free), np.array([room[v] for v in free]), wanted)
 
     chosen = [v for v, n in zip(free, share.tolist(), strict=True) for _ in range(n)]
     assert len(chosen) == wanted
@@ -118,14 +118,14 @@ def test_more_than_the_tables_hold_is_chosen_in_portions(monkeypatch):
     monkeypatch.setattr(closeness, "MAX_EXACT", 4)
     graph = racks(3, 4, 6, 4, 2)
     free = graph.of_type("node")
-    share = closest(graph, free, np.ones(len(free), dtype=np.int64), 8)
+    share = closest(graph.parent, free, np.ones(len(free), dtype=np.int64), 8)
     chosen = free[share > 0]
     assert share.max() == 1
     assert sorted(graph.names[graph.parent[v]] for v in chosen) == ["rack1"] * 4 + ["rack3"] * 4
-    all_of_them = closest(graph, free, np.ones(len(free), dtype=np.int64), len(free))
+    all_of_them = closest(graph.parent, free, np.ones(len(free), dtype=np.int64), len(free))
     assert all_of_them.tolist() == [1] * len(free)
     room = np.full(len(free), 3)
-    share = closest(graph, free, room, 50)
+    share = closest(graph.parent, free, room, 50)
     assert share.sum() == 50
     assert (share <= room).all()
 

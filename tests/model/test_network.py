@@ -196,3 +196,64 @@ def test_unknown_host_is_refused_with_some_known_ones() -> None:
         known.parent_of("nope")
     with pytest.raises(BadInput, match="is called ''"):
         known.parent_of("")
+
+
+# -- several regions, accelerator domains, the nearest -------------------------------------------
+
+
+def in_region(host: str, region: str, *network_nodes: str) -> NetworkPlace:
+    zone = f"{region}a"
+    return NetworkPlace(host, network_nodes, f"i-{host}", "p5", zone, region=region)
+
+
+def test_regions_stand_above_the_zones_where_there_are_several() -> None:
+    spread = tree(in_region("a", "r1", "n1"), in_region("b", "r1", "n2"), in_region("c", "r2"))
+    assert spread.regions == ("r1", "r2")
+    assert spread.zones == ("r1a", "r2a")
+    assert spread.layers == (("n1", "n2"),)
+    assert spread.parent_of("r1a") == "r1"
+    assert spread.parent_of("r1") is None
+    assert spread.hops("a", "b") == 4
+    assert spread.hops("a", "c") == 8  # n1, r1a, r1, root, r2, and an edge as long as the deepest
+    assert spread.span(["a", "b", "c"]).layers == (2,)
+    assert [(b.name, b.kind, b.depth) for b in spread][:4] == [
+        ("r1", "region", 0), ("r1a", "zone", 1), ("n1", "network node", 2), ("a", "host", 3),
+    ]  # fmt: skip
+
+
+def test_one_region_needs_no_level_of_its_own() -> None:
+    alone = tree(in_region("a", "r1", "n1"), in_region("b", "r1", "n1"))
+    assert alone.regions == ()
+    assert alone.parent_of("r1a") is None
+
+
+def test_a_host_without_region_among_several_is_refused() -> None:
+    with pytest.raises(BadInput, match="no region"):
+        tree(in_region("a", "r1"), in_region("b", "r2"), place("c"))
+
+
+def test_hosts_of_one_capacity_block_are_one_accelerator_domain() -> None:
+    def member(host: str, block: str) -> NetworkPlace:
+        return NetworkPlace(host, ("n1",), f"i-{host}", "p6e", "z1", capacity_block=block)
+
+    domains = tree(member("a", "cb-1"), member("b", ""), member("c", "cb-1")).domains
+    assert domains == {"cb-1": ("a", "c")}
+
+
+@given(random_trees(), st.data())
+def test_the_nearest_have_the_fewest_hops_of_all_sets(
+    found: NetworkTree, data: st.DataObject
+) -> None:
+    free = data.draw(st.lists(st.sampled_from(found.hosts), unique=True, min_size=1))
+    wanted = data.draw(st.integers(1, min(len(free), 4)))
+    nearest = found.nearest(free, wanted)
+    assert len(set(nearest)) == wanted
+    assert set(nearest) <= set(free)
+    best = min(found.span(some).mean_hops for some in itertools.combinations(free, wanted))
+    assert found.span(nearest).mean_hops == pytest.approx(best)
+
+
+def test_more_hosts_than_are_free_cannot_be_near() -> None:
+    with pytest.raises(BadInput, match="2 hosts of 1"):
+        tree(*THREE_LAYERS).nearest(["a"], 2)
+    assert tree(*THREE_LAYERS).nearest(["a"], 0) == ()

@@ -13,13 +13,13 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from flux_flex.match.embedded.choice import Choice
-from flux_flex.match.embedded.closeness import closest
 from flux_flex.match.embedded.discovery import Discovery, Order
 from flux_flex.match.embedded.leads import NONE, Leads
 from flux_flex.match.embedded.planner import Planner
 from flux_flex.match.embedded.policies import MAX_FOLLOWED, Policy, preferred, run_keys
 from flux_flex.match.embedded.request import Ask, Request
 from flux_flex.match.embedded.spans import IDLE, OWN
+from flux_flex.model.closeness import closest
 from flux_flex.model.graph import NODE, BoolArray, IntArray, ResourceGraph, expand
 
 
@@ -276,7 +276,7 @@ class Traversal:
             mine = np.sort(vertices[place == i])
             if len(mine) < n:
                 raise NoFit
-            share = closest(self.graph, mine, np.ones(len(mine), dtype=np.int64), n)
+            share = closest(self.graph.parent, mine, np.ones(len(mine), dtype=np.int64), n)
             taken.append(mine[share > 0])
         self._take_vertices(ask, np.concatenate(taken), choice)
 
@@ -350,7 +350,7 @@ class Traversal:
             return self._share_out(slot, slots, wanted)
         homes = np.flatnonzero(slots)
         share = np.zeros_like(slots)
-        share[homes] = closest(self.graph, slot.homes[homes], slots[homes], wanted)
+        share[homes] = closest(self.graph.parent, slot.homes[homes], slots[homes], wanted)
         return share
 
     def _share_out(self, slot: Ask, slots: IntArray, wanted: int) -> IntArray:

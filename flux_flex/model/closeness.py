@@ -6,7 +6,8 @@ subtree the cheapest way to choose k below it, for all k up to n, its children c
 one. Of equally near sets the one that leaves the smallest rest in the groups that it opens is
 taken, so that large holes stay whole.
 
-The tree is the graph's own containment above the nodes: racks, or the network nodes of EC2.
+The tree is given by the parent of each vertex: a resource graph's own containment, with its racks
+or network nodes, or that of a NetworkTree.
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from flux_flex.model.graph import IntArray, ResourceGraph
-
 # Tables grow with the square of n. Above this, subtrees are filled greedily, the roomiest first.
 MAX_EXACT = 512
 
+IntArray = npt.NDArray[np.int64]
 _Costs = npt.NDArray[np.float64]
 
 
@@ -34,15 +34,16 @@ class _Table:
     split: tuple[IntArray, ...] = ()
 
 
-def closest(graph: ResourceGraph, vertices: IntArray, room: IntArray, wanted: int) -> IntArray:
+def closest(parent: IntArray, vertices: IntArray, room: IntArray, wanted: int) -> IntArray:
     """How many of ``wanted`` each vertex gives, at most its ``room``, all as near as can be.
 
-    ``vertices`` (ascending) have room in all for ``wanted`` or more; shape (n_vertices,).
+    ``parent[vertex]`` is smaller than ``vertex``, and -1 for the root, 0. ``vertices`` (ascending)
+    have room in all for ``wanted`` or more; shape (n_vertices,).
     """
     if len(vertices) == 1:  # perhaps the root, which has no edge above it
         return np.array([wanted])
     limit = min(wanted, MAX_EXACT)
-    walk = _Walk(graph, vertices, room, limit)
+    walk = _Walk(parent, vertices, room, limit)
     share = np.zeros(len(vertices), dtype=np.int64)
     left = wanted
     while left > 0:
@@ -57,14 +58,11 @@ def closest(graph: ResourceGraph, vertices: IntArray, room: IntArray, wanted: in
 class _Walk:
     """One tree of candidate vertices, from the leaves to the root."""
 
-    def __init__(
-        self, graph: ResourceGraph, vertices: IntArray, room: IntArray, limit: int
-    ) -> None:
-        self.graph = graph
+    def __init__(self, parent: IntArray, vertices: IntArray, room: IntArray, limit: int) -> None:
         self.room = room
         self.limit = limit
         self.groups: dict[int, IntArray] = {}
-        parents = graph.parent[vertices]
+        parents = parent[vertices]
         order = np.argsort(parents, kind="stable")
         cuts = np.flatnonzero(np.diff(parents[order])) + 1
         for group in np.split(order, cuts):
@@ -74,7 +72,7 @@ class _Walk:
         stack = list(self.groups)
         while stack:
             vertex = stack.pop()
-            above = int(graph.parent[vertex])
+            above = int(parent[vertex])
             if above >= 0:
                 self.inner.setdefault(above, []).append(vertex)
                 if above not in seen:
