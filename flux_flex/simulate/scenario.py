@@ -207,7 +207,7 @@ def _graph_of_r(path: Path, network: NetworkTree | None) -> ResourceGraph:
 def _network(files: TopologyFiles | None, folder: Path, graph: ResourceGraph) -> NetworkTree | None:
     if files is None:
         return None
-    from flux_flex.topology.aws import read_places  # only scenarios with a topology need it
+    from flux_flex.topology.mapping import read_places  # only scenarios with a topology need it
 
     instances, topology = (folder / name for name in (files.instances, files.topology))
     hosts = [graph.names[v] for v in graph.once(graph.of_type("node"))]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flux_flex.errors import BadInput
 from flux_flex.model.network import NetworkTree
-from flux_flex.topology.aws import Mapping, read_places
+from flux_flex.topology.mapping import Network, read_places
 
 RECORDED = Path(__file__).resolve().parents[2] / "examples" / "burst-queue"
 HOSTS = [f"compute{rank}" for rank in range(16)]
@@ -98,7 +98,7 @@ def test_without_instances_only_instance_ids_are_mapped(topology: Any) -> None:
 
 def test_instance_that_the_topology_does_not_list_leaves_its_host_unmapped() -> None:
     known = reservation(instance("i-1", PrivateIpAddress="10.0.0.1"))
-    assert read_places(known, located("i-2"), ["10.0.0.1"]) == Mapping((), ("10.0.0.1",))
+    assert read_places(known, located("i-2"), ["10.0.0.1"]) == Network((), ("10.0.0.1",))
 
 
 def test_instance_without_network_nodes_is_placed_in_its_zone() -> None:
