@@ -126,9 +126,7 @@ class UsernetesConfig(BaseModel):
     @field_validator("template", "workdir")
     @classmethod
     def _absolute(cls, path: str) -> str:
-        if path and (not path.startswith("/") or ".." in path.split("/") or not path.isprintable()):
-            raise ValueError("should be an absolute path without ..")
-        return path
+        return _absolute_path(path)
 
     @field_validator("ports")
     @classmethod
@@ -165,12 +163,44 @@ class UsernetesConfig(BaseModel):
         return range(int(first), int(last) + 1)
 
 
+class TopologyConfig(BaseModel):
+    """How flux-flex learns where hosts sit on the network of EC2."""
+
+    model_config = STRICT
+
+    region: str = Field(
+        default="", description="the region; empty for that of the environment or profile"
+    )
+    profile: str = Field(default="", description="the AWS profile; empty for the usual credentials")
+    file: str = Field(
+        default="/etc/flux/topology.json",
+        description="what `flux-flex topology fetch --format aws` wrote; prologs read it",
+    )
+    cache: str = Field(
+        default="", description="directory of EC2's answers; empty for ~/.cache/flux-flex"
+    )
+    cache_age: Duration = Field(
+        default=3600.0, description="how old an answer may be to be used again"
+    )
+    host_map: str = Field(
+        default="", description="a JSON file of host names with their instance ids"
+    )
+
+    @field_validator("file", "cache", "host_map")
+    @classmethod
+    def _absolute(cls, path: str) -> str:
+        return _absolute_path(path)
+
+
 class FlexConfig(BaseModel):
     """The whole file."""
 
     model_config = STRICT
 
     usernetes: UsernetesConfig = Field(default=UsernetesConfig(), description="a cluster per job")
+    topology: TopologyConfig = Field(
+        default=TopologyConfig(), description="where hosts sit on the network"
+    )
 
 
 def load_config(path: str | Path | None = None) -> FlexConfig:
@@ -183,7 +213,7 @@ def load_config(path: str | Path | None = None) -> FlexConfig:
     named = path or os.environ.get(PATH_VARIABLE)
     place = Path(named or DEFAULT_PATH)
     try:
-        text = _read_trusted(place)
+        text = read_trusted(place)
     except FileNotFoundError:
         if named:
             remedy = "give a file that exists" if path else f"set {PATH_VARIABLE} to one, or unset"
@@ -207,8 +237,17 @@ def parse_config(document: Mapping[str, Any]) -> FlexConfig:
         raise bad_input(error, FlexConfig) from error
 
 
-def _read_trusted(path: Path) -> str:
-    """The text of a file that only root and this user can write."""
+def _absolute_path(path: str) -> str:
+    if path and (not path.startswith("/") or ".." in path.split("/") or not path.isprintable()):
+        raise ValueError("should be an absolute path without ..")
+    return path
+
+
+def read_trusted(path: Path, most_bytes: int = _MOST_BYTES) -> str:
+    """The text of a file that only root and this user can write.
+
+    Raises FileNotFoundError, and BadInput for what is no such file, or longer than ``most_bytes``.
+    """
     try:
         # A pipe by that name would keep everybody waiting for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -220,7 +259,10 @@ def _read_trusted(path: Path) -> str:
                 raise BadInput("belongs to somebody else", str(path), f"chown root {path}")
             if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 raise BadInput("others can write it", str(path), f"chmod go-w {path}")
-            return file.read(_MOST_BYTES).decode("utf-8")
+            content = file.read(most_bytes + 1)
+            if len(content) > most_bytes:
+                raise BadInput(f"more than {most_bytes} bytes", str(path), "name the right file")
+            return content.decode("utf-8")
     except FileNotFoundError:
         raise
     except OSError as error:

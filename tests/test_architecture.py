@@ -20,10 +20,10 @@ ANYWHERE = {"flux_flex", "flux_flex.errors", "flux_flex.fields", "flux_flex.pyda
 ALLOWED = {
     "model": set(),
     "match": {"model"},
-    "topology": {"model", "match"},
+    "topology": {"model", "match", "host", "flux_flex.config"},
     "burst": {"model", "match"},
     "host": {"model"},
-    "usernetes": {"model", "match", "host", "flux_flex.config"},
+    "usernetes": {"model", "match", "host", "topology", "flux_flex.config"},
     "simulate": {"model", "match", "burst", "host", "topology"},
     "cli": {"model", "match", "burst", "host", "topology", "simulate", "usernetes",
             "flux_flex.config"},

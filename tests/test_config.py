@@ -35,6 +35,7 @@ def test_the_shipped_file_has_every_key_with_its_default(tmp_path: Path) -> None
     found = load_config(everything)
     assert found == FlexConfig()
     assert found.usernetes.model_fields_set == set(type(found.usernetes).model_fields)
+    assert found.topology.model_fields_set == set(type(found.topology).model_fields)
     deadlines = found.usernetes.deadlines
     assert deadlines.model_fields_set == set(type(deadlines).model_fields)
 
