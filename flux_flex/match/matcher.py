@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from flux_flex.errors import BadInput
-from flux_flex.model.graph import IntArray, ResourceGraph, expand, graph_from_r
-from flux_flex.model.jgf import jgf_document, parse_jgf, paths_of
+from flux_flex.model.graph import IntArray, ResourceGraph, expand
+from flux_flex.model.jgf import graph_of_r, jgf_document, parse_jgf, paths_of
 from flux_flex.model.jobspec import Jobspec
 from flux_flex.model.rv1 import RankResources, ResourceSet, parse_r
 
@@ -265,7 +265,8 @@ def _open_live(engine: str, instance: Rpc | None) -> Matcher:
 def read_graph(graph: GraphLike) -> ResourceGraph:
     """A ResourceGraph from whatever :func:`open_matcher` takes. Raises BadInput.
 
-    A mapping is JGF, or an R (RFC 20) by its ``execution``. Text that begins with ``{`` is one of
+    A mapping is JGF, or an R (RFC 20) by its ``execution``, with the graph under its scheduling
+    key if there is one. Text that begins with ``{`` is one of
     them as JSON, other text a path.
     """
     if isinstance(graph, ResourceGraph):
@@ -284,7 +285,7 @@ def read_graph(graph: GraphLike) -> ResourceGraph:
 
 def _parsed(document: object) -> ResourceGraph:
     if isinstance(document, Mapping) and "execution" in document:
-        return graph_from_r(parse_r(document))
+        return graph_of_r(parse_r(document))
     return parse_jgf(document)
 
 

@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 
 from flux_flex.errors import BadInput
-from flux_flex.model.network import NetworkTree
 from flux_flex.model.quoting import quoted
 from flux_flex.model.rv1 import RankResources, ResourceSet
 
@@ -246,14 +245,10 @@ def _depth_first(
     return order, parent, end
 
 
-def graph_from_r(
-    resources: ResourceSet, *, network: NetworkTree | None = None, cluster: str = "cluster0"
-) -> ResourceGraph:
+def graph_from_r(resources: ResourceSet, *, cluster: str = "cluster0") -> ResourceGraph:
     """The graph of an R (RFC 20): a cluster of nodes, each with its cores and gpus.
 
     A node vertex is named after its host and numbered by its rank, as fluxion's own reader does.
-    With ``network``, its network nodes stand between the cluster and the nodes below them, one
-    type a layer (``nn1`` on top); hosts that it does not know stay directly below the cluster.
 
     Raises BadInput for more than ``MAX_VERTICES`` vertices, and for two nodes of one name.
     """
@@ -267,29 +262,9 @@ def graph_from_r(
         raise BadInput(what, "execution.R_lite", f"describe at most {MAX_VERTICES}")
     builder = GraphBuilder()
     root = builder.add(Vertex("cluster", cluster))
-    placed = _add_network(builder, root, network) if network else {}
     for item in resources.ranks:
-        _add_node(builder, placed.get(item.host, root), item)
+        _add_node(builder, root, item)
     return builder.build()
-
-
-def _add_network(builder: GraphBuilder, root: int, network: NetworkTree) -> dict[str, int]:
-    """Add the network nodes; return the vertex that each host goes below."""
-    above = [root]  # above[d] is what a branch of depth d hangs from
-    numbers: dict[str, int] = {}
-    placed: dict[str, int] = {}
-    n_upper = 2 if network.regions else 1
-    for branch in network:
-        if branch.kind == "host":
-            placed[branch.name] = above[branch.depth]
-            continue
-        del above[branch.depth + 1 :]
-        is_layer = branch.kind == "network node"
-        kind = f"nn{branch.depth - n_upper + 1}" if is_layer else branch.kind
-        vertex = Vertex(kind, branch.name, numbers.get(kind, 0))
-        numbers[kind] = vertex.local_id + 1
-        above.append(builder.add(vertex, above[branch.depth]))
-    return placed
 
 
 def _add_node(builder: GraphBuilder, above: int, item: RankResources) -> None:

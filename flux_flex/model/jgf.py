@@ -15,8 +15,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from flux_flex.errors import BadInput
-from flux_flex.model.graph import ResourceGraph, Vertex, lay_out
+from flux_flex.model.graph import NODE, ResourceGraph, Vertex, graph_from_r, lay_out
 from flux_flex.model.quoting import clipped_int, quoted
+from flux_flex.model.rv1 import ResourceSet
 
 # Numbers above cannot be told apart in JSON, nor could sums of them be kept in 64 bits.
 MAX_SIZE = 1 << 53
@@ -25,6 +26,9 @@ MAX_SIZE = 1 << 53
 # all of 16,384 nodes with 64 cores and 4 gpus. Steps are from each path's end up to the root.
 MAX_PATHS = 4_000_000
 MAX_STEPS = 16_000_000
+
+# Both dialects at once: each fluxion reads its own key and ignores the other.
+_CONTAINS = {"subsystem": "containment", "name": {"containment": "contains"}}
 
 
 def parse_jgf(value: object) -> ResourceGraph:
@@ -52,6 +56,27 @@ def parse_jgf(value: object) -> ResourceGraph:
     return _unfolded(vertices, children, list(index))
 
 
+def graph_of_r(resources: ResourceSet) -> ResourceGraph:
+    """The graph of an R: the one under its scheduling key, if there is one, as fluxion has it.
+
+    Raises BadInput where that graph is malformed or has other nodes than R, and as
+    :func:`~flux_flex.model.graph.graph_from_r` does.
+    """
+    scheduling = resources.scheduling
+    if not isinstance(scheduling, Mapping) or "graph" not in scheduling:
+        return graph_from_r(resources)  # the key is another scheduler's
+    try:
+        graph = parse_jgf(scheduling)
+    except BadInput as error:
+        raise error.at("scheduling") from None
+    nodes = graph.once(graph.of_type(NODE)).tolist()
+    told = {(int(graph.rank[node]), graph.names[node]) for node in nodes}
+    if told != {(target.rank, target.host) for target in resources.ranks}:
+        what, remedy = "other nodes than R has", "write both anew, or take the scheduling key out"
+        raise BadInput(what, "scheduling.graph.nodes", remedy)
+    return graph
+
+
 def jgf_document(graph: ResourceGraph, kept: Sequence[int] | None = None) -> dict[str, object]:
     """The JGF of a graph, or of those of its vertices in ``kept`` and the edges among them.
 
@@ -65,10 +90,7 @@ def jgf_document(graph: ResourceGraph, kept: Sequence[int] | None = None) -> dic
         first.setdefault(same[v], v)
     parent = graph.parent.tolist()
     ends = dict.fromkeys((same[parent[v]], same[v]) for v in shown if parent[v] in present)
-    edges = [
-        {"source": str(above), "target": str(v), "metadata": {"subsystem": "containment"}}
-        for above, v in ends
-    ]
+    edges = [{"source": str(above), "target": str(v), "metadata": _CONTAINS} for above, v in ends]
     return {
         "graph": {"nodes": [_node_entry(graph, v, i) for i, v in first.items()], "edges": edges}
     }

@@ -18,9 +18,10 @@ from flux_flex.burst.config import BurstConfig, parse_burst_config
 from flux_flex.burst.select import PendingJob
 from flux_flex.errors import BadInput
 from flux_flex.fields import Duration
-from flux_flex.model.graph import ResourceGraph, graph_from_r
-from flux_flex.model.jgf import parse_jgf
+from flux_flex.model.graph import ResourceGraph
+from flux_flex.model.jgf import graph_of_r, parse_jgf
 from flux_flex.model.network import NetworkTree
+from flux_flex.model.placing import place_nodes
 from flux_flex.model.rv1 import parse_r
 from flux_flex.pydantic_errors import bad_input
 from flux_flex.simulate.files import read_json, read_yaml
@@ -199,7 +200,8 @@ def _system(files: SystemFiles, folder: Path) -> ResourceGraph:
 
 def _graph_of_r(path: Path, network: NetworkTree | None) -> ResourceGraph:
     try:
-        return graph_from_r(parse_r(read_json(path)), network=network)
+        graph = graph_of_r(parse_r(read_json(path)))
+        return place_nodes(graph, network) if network else graph
     except BadInput as error:
         raise _in_file(error, path) from None
 

@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from flux_flex.errors import BadInput
 from flux_flex.model.network import MAX_LAYERS
@@ -35,6 +35,8 @@ _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
 
 # us-east-2b, us-gov-west-1a, and the Local Zone us-west-2-lax-1a: the region comes first.
 _REGION = re.compile(r"[a-z]{2,8}(?:-[a-z]+)+?-[0-9]+")
+
+_T = TypeVar("_T")
 
 # A name of a host (RFC 1035) has 255 characters at most; longer tags name nothing.
 _LONGEST_NAME = 255
@@ -114,6 +116,18 @@ class Answers:
     shapes: Mapping[str, InstanceShape] = field(default_factory=dict)
     has_instances: bool = False
 
+    def only(self, instance_ids: Iterable[str]) -> Answers:
+        """What is said of some instances, and of their types."""
+        wanted = set(instance_ids)
+        located = {i: one for i, one in self.located.items() if i in wanted}
+        types = {one.instance_type for one in located.values()}
+        return replace(
+            self,
+            instances={i: one for i, one in self.instances.items() if i in wanted},
+            located=located,
+            shapes={name: shape for name, shape in self.shapes.items() if name in types},
+        )
+
     def document(self) -> dict[str, object]:
         """One JSON object in the API's shape, sorted, that :func:`read_answers` reads back."""
         return {
@@ -153,6 +167,25 @@ def read_answers(documents: Iterable[tuple[str, object]]) -> Answers:
         what = f"no answer of {TOPOLOGY}, which says where instances sit"
         raise BadInput(what, "", f"add the output of aws ec2 {TOPOLOGY} --output json")
     return Answers(instances, located, shapes, "Reservations" in kinds)
+
+
+def merged(several: Iterable[Answers]) -> Answers:
+    """The answers of several regions and accounts as one. Raises BadInput where they disagree."""
+    all_of_them = list(several)
+    instances: dict[str, Ec2Instance] = {}
+    located: dict[str, Located] = {}
+    shapes: dict[str, InstanceShape] = {}
+    for one in all_of_them:
+        _add(instances, one.instances)
+        _add(located, one.located)
+        _add(shapes, one.shapes)
+    return Answers(instances, located, shapes, any(one.has_instances for one in all_of_them))
+
+
+def _add(found: dict[str, _T], more: Mapping[str, _T]) -> None:
+    for name, one in more.items():
+        if found.setdefault(name, one) != one:
+            raise _listed_twice(name, "")
 
 
 # -- one answer each -----------------------------------------------------------------------------

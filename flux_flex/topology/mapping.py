@@ -87,15 +87,19 @@ def network_of_hosts(
     return Network(_with_one_name_a_zone(found), tuple(unmapped), claimed, answers.shapes)
 
 
-def network_of_instances(answers: Answers, naming: str = "dns") -> Network:
+def network_of_instances(
+    answers: Answers, naming: str = "dns", host_map: Mapping[str, str] | None = None
+) -> Network:
     """All located instances, in the order of their ids.
 
+    An instance in ``host_map``, which gives the instance ids of hosts, is called what it is there.
     ``naming`` says what a host is called: ``dns`` the first label of its private DNS name, which
     is its host name in EC2; ``ip`` its private address; ``tag`` its Name tag; or ``id``. An
     instance that has no such name, one that is no host name, or one that another instance has
     too, is called by its id.
     """
-    names = {i: _called(answers.instances.get(i), naming) for i in answers.located}
+    mapped = {instance_id: host for host, instance_id in (host_map or {}).items()}
+    names = {i: mapped.get(i) or _called(answers.instances.get(i), naming) for i in answers.located}
     taken = Counter(names.values())
     places = [
         _place(names[i] if taken[names[i]] == 1 and _HOST.fullmatch(names[i]) else i, located)

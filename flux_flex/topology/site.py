@@ -32,11 +32,16 @@ def site_network(
     What the instance was told goes before the file. Raises BadInput where either is malformed, or
     somebody else than root and this user could have written the file.
     """
-    answers = _told(instance) if instance is not None else None
-    answers = answers or _kept(Path(config.file))
+    answers = site_answers(config, instance)
     if answers is None:
         return None
     return network_of_hosts(answers, hosts, read_host_map(config.host_map))
+
+
+def site_answers(config: TopologyConfig, instance: Instance | None = None) -> Answers | None:
+    """What the site knows, as EC2 answered it; None where it knows nothing. Raises BadInput."""
+    answers = _told(instance) if instance is not None else None
+    return answers or _kept(Path(config.file))
 
 
 def read_host_map(path: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from flux_flex.model.graph import graph_from_r
 from flux_flex.model.jgf import jgf_document, parse_jgf
 from flux_flex.model.jobspec import parse_jobspec
 from flux_flex.model.network import NetworkPlace, NetworkTree
+from flux_flex.model.placing import place_nodes
 from flux_flex.model.rv1 import RankResources, ResourceSet, parse_r
 
 NUMBERED_BACKWARDS = {"cluster": {"node2": {"core": 1}, "node0": {"core": 1}, "node1": {"core": 1}}}
@@ -213,7 +214,7 @@ def test_network_layers_that_a_request_does_not_name_are_passed():
         ]
     )
     ranks = tuple(RankResources(i, f"n{i}", (0, 1), ()) for i in range(8))
-    graph = graph_from_r(ResourceSet(ranks), network=network)
+    graph = place_nodes(graph_from_r(ResourceSet(ranks)), network)
     matcher = embedded(graph)
     four = ask("nn2", 1, ask("node", 4, exclusive=True))
     assert matcher.allocate(spec(four)).hosts == ["n0", "n1", "n2", "n3"]

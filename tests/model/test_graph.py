@@ -1,6 +1,5 @@
 """ResourceGraph: subtrees are intervals; graphs from R, with and without a network."""
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,7 +7,6 @@ from hypothesis import strategies as st
 import flux_flex.model.graph as graphs
 from flux_flex.errors import BadInput
 from flux_flex.model.graph import GraphBuilder, ResourceGraph, Vertex, graph_from_r, uniform_graph
-from flux_flex.model.network import NetworkPlace, NetworkTree
 from flux_flex.model.rv1 import RankResources, ResourceSet
 
 
@@ -16,10 +14,6 @@ def targets(*hosts: str) -> ResourceSet:
     return ResourceSet(
         tuple(RankResources(i, host, (0, 1), (), ("efa",)) for i, host in enumerate(hosts))
     )
-
-
-def place(host: str, *above: str, zone: str = "use1") -> NetworkPlace:
-    return NetworkPlace(host, above, "i-0", "hpc7a", zone)
 
 
 def paths(graph: ResourceGraph, kind: str) -> list[str]:
@@ -94,36 +88,6 @@ def test_an_r_becomes_a_cluster_of_nodes_numbered_by_rank():
     nodes = graph.of_type("node")
     assert graph.rank[nodes].tolist() == graph.local_id[nodes].tolist() == [3, 5]
     assert graph.rank[graph.of_type("core")].tolist() == [3, 3, 5]
-
-
-def test_network_nodes_stand_between_the_cluster_and_its_nodes():
-    network = NetworkTree.from_places(
-        [place("a", "t", "m0", "l0"), place("b", "t", "m1", "l1"), place("c", "t", "m0", "l2")]
-    )
-    graph = graph_from_r(targets("a", "b", "c", "elsewhere"), network=network)
-    assert sorted(paths(graph, "node")) == [
-        "/cluster0/elsewhere",
-        "/cluster0/use1/t/m0/l0/a",
-        "/cluster0/use1/t/m0/l2/c",
-        "/cluster0/use1/t/m1/l1/b",
-    ]
-    assert [graph.type_name(int(v)) for v in range(5)] == ["cluster", "zone", "nn1", "nn2", "nn3"]
-
-
-def test_network_nodes_of_a_layer_are_numbered_through():
-    network = NetworkTree.from_places(
-        [place("a", "t0", "l0"), place("b", "t0", "l1"), place("c", "t1", "l2", zone="use2")]
-    )
-    graph = graph_from_r(targets("a", "b", "c"), network=network)
-    for kind, numbers in (("zone", [0, 1]), ("nn1", [0, 1]), ("nn2", [0, 1, 2])):
-        assert graph.local_id[graph.of_type(kind)].tolist() == numbers
-    assert np.all(graph.rank[graph.of_type("nn1")] == -1)
-
-
-def test_a_host_of_which_only_the_zone_is_known_hangs_from_the_zone():
-    network = NetworkTree.from_places([place("a"), place("b", "t")])
-    graph = graph_from_r(targets("a", "b"), network=network)
-    assert sorted(paths(graph, "node")) == ["/cluster0/use1/a", "/cluster0/use1/t/b"]
 
 
 def test_two_ranks_of_one_host_are_refused():
