@@ -31,6 +31,7 @@ from flux_flex.topology.answers import (
 # What instances can be called where no Flux says what its hosts are called.
 NAMINGS = ("dns", "id", "ip", "tag")
 
+_DIGITS = re.compile(r"([0-9]{1,18})")
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
 
@@ -90,7 +91,7 @@ def network_of_hosts(
 def network_of_instances(
     answers: Answers, naming: str = "dns", host_map: Mapping[str, str] | None = None
 ) -> Network:
-    """All located instances, in the order of their ids.
+    """All located instances, in the order of their names, numbers in these as numbers.
 
     An instance in ``host_map``, which gives the instance ids of hosts, is called what it is there.
     ``naming`` says what a host is called: ``dns`` the first label of its private DNS name, which
@@ -103,8 +104,9 @@ def network_of_instances(
     taken = Counter(names.values())
     places = [
         _place(names[i] if taken[names[i]] == 1 and _HOST.fullmatch(names[i]) else i, located)
-        for i, located in sorted(answers.located.items())
+        for i, located in answers.located.items()
     ]
+    places.sort(key=lambda place: _by_number(place.host))
     return Network(_with_one_name_a_zone(places), shapes=answers.shapes)
 
 
@@ -149,6 +151,12 @@ def _called(one: Ec2Instance | None, naming: str) -> str:
         return ""
     names = {"dns": one.dns_name.partition(".")[0], "ip": one.address, "tag": one.name_tag}
     return names.get(naming, "")
+
+
+def _by_number(name: str) -> tuple[list[str | int], str]:
+    """A key that has compute2 before compute10. Texts and numbers take turns, so they compare."""
+    parts = _DIGITS.split(name)
+    return [int(part) if turn % 2 else part for turn, part in enumerate(parts)], name
 
 
 def _with_one_name_a_zone(places: Sequence[NetworkPlace]) -> tuple[NetworkPlace, ...]:
