@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan(commands.add_parser("plan", help="decide once, for a queue as it is now"))
     _add_match(commands.add_parser("match", help="ask whether a jobspec fits a resource graph"))
     _add_explain(commands.add_parser("explain", help="show all that was weighed for one job"))
+    _add_topology(commands.add_parser("topology", help="where nodes sit on the AWS network"))
     _add_usernetes(commands.add_parser("usernetes", help="a Kubernetes over the whole instance"))
     _add_doctor(commands.add_parser("doctor", help="look at this machine: found, missing, remedy"))
     return parser
@@ -163,6 +164,65 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--plan", metavar="FILE", required=True, help="what plan or simulate printed with --json"
+    )
+
+
+def _add_topology(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Learn where EC2 instances sit on the network, show it, pass it on."
+    actions = parser.add_subparsers(
+        dest="action", required=True, metavar="ACTION", parser_class=_Parser
+    )
+    fetch = actions.add_parser("fetch", help="ask EC2 and write it for a scheduler")
+    _add_ec2(fetch)
+    fetch.add_argument("--r", metavar="FILE", help="the hosts of an R; it is annotated")
+    fetch.add_argument("--jgf", metavar="FILE", help="the nodes of a JGF; it is annotated")
+    fetch.add_argument("--live", action="store_true", help="the hosts of the running instance")
+    fetch.add_argument("--file", metavar="OUT", help="write here instead of to standard output")
+    fetch.add_argument(
+        "--format", choices=["jgf", "aws", "r", "slurm", "dot"], default="jgf", help="default: jgf"
+    )
+    fetch.add_argument(
+        "--no-scheduling", action="store_true", help="with --format r: properties, no graph"
+    )
+    show = actions.add_parser("show", help="draw the tree, with states and jobs of an instance")
+    _add_ec2(show)
+    show.add_argument("--r", metavar="FILE", help="the hosts of an R, and no running instance")
+    show.add_argument("--live", action="store_true", help="of the running instance, or fail")
+    show.add_argument("--job", metavar="ID", help="mark the nodes of one job")
+    show.add_argument("--svg", metavar="FILE", help="draw it as a picture")
+    show.add_argument("--json", action="store_true", help="print it as JSON (docs/json.md)")
+    show.add_argument("--all", action="store_true", help="show each host, however many there are")
+    tell = actions.add_parser("tell", help="pass it on to the running instance and its fluxion")
+    _add_ec2(tell)
+
+
+def _add_ec2(parser: argparse.ArgumentParser) -> None:
+    """Which instances, and how EC2 is asked."""
+    for name, metavar, what in (
+        ("instance", "ID", "instances by id"),
+        ("group", "NAME", "instances of a placement group"),
+        ("filter", "K=V[,V]", "instances that match an EC2 filter, such as tag:cluster=blue"),
+        ("offline", "FILE", "files with EC2's answers, instead of asking EC2"),
+        ("region", "REGION", "ask this region; several make one tree"),
+        ("profile", "PROFILE", "ask with this AWS profile; several make one tree"),
+    ):
+        parser.add_argument(
+            f"--{name}", metavar=metavar, nargs="+", action="extend", default=[], help=what
+        )
+    parser.add_argument(
+        "--host-map", metavar="FILE", default="", help="JSON: host names with their instance ids"
+    )
+    parser.add_argument(
+        "--names",
+        choices=["dns", "id", "ip", "tag"],
+        default="dns",
+        help="what to call an instance where no R says it; default: dns, as EC2 calls its hosts",
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="refuse if a host has no place on the network"
+    )
+    parser.add_argument(
+        "--max-age", metavar="FSD", help="use an answer from the cache up to this age; 0: never"
     )
 
 
