@@ -21,7 +21,7 @@ ALLOWED = {
     "model": set(),
     "match": {"model"},
     "topology": {"model", "match", "host", "flux_flex.config"},
-    "burst": {"model", "match"},
+    "burst": {"model", "match", "flux_flex.host.instance"},
     "host": {"model"},
     "usernetes": {"model", "match", "host", "topology", "flux_flex.config"},
     "simulate": {"model", "match", "burst", "host", "topology"},

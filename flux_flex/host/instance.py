@@ -95,8 +95,16 @@ class Instance(Protocol):
         """Append an event to the eventlog (RFC 18) under a key, which is made if need be."""
         ...
 
+    def log(self, key: str) -> Sequence[Event]:
+        """The entries of the eventlog under a key so far; none where there is no such key."""
+        ...
+
     def watch(self, key: str) -> EventStream:
         """Follow an eventlog, which need not be there yet."""
+        ...
+
+    def set_urgency(self, jobid: int, urgency: int) -> None:
+        """Set the urgency (RFC 21) of a job that waits: 0 holds it, 16 is Flux's default."""
         ...
 
     def raise_exception(self, jobid: int, kind: str, note: str) -> None:

@@ -118,8 +118,22 @@ class MemoryInstance:
             self._logs.setdefault(key, []).append(event)
             self._grown.notify_all()
 
+    def log(self, key: str) -> Sequence[Event]:
+        return copy.deepcopy(self._logs.get(key, []))
+
     def watch(self, key: str) -> EventStream:
         return Following(self, key)
+
+    def set_urgency(self, jobid: int, urgency: int) -> None:
+        if not 0 <= urgency <= 31:
+            raise BadInput(f"an urgency of {urgency}", f"job {jobid}", "use 0 to 31 (RFC 21)")
+        job = self._job(jobid)
+        if job.state is not JobState.SCHED:
+            raise BadInput(f"job {jobid} is in {job.state.value}", "", "only jobs that wait have one")
+        self._queue.remove((job.order, jobid))
+        job.urgency = job.priority = urgency
+        insort(self._queue, (job.order, jobid))
+        self._post(job, "urgency", {"urgency": urgency})
 
     def raise_exception(self, jobid: int, kind: str, note: str) -> None:
         job = self._job(jobid)
