@@ -175,9 +175,10 @@ def _folded(book: Book, event: Event) -> Book:
         return replace(book, bursts={**book.bursts, entry.burst: entry})
     if event.name in ("aside", "protect", "reset"):
         return _of_provider(book, event)
-    entry = book.bursts.get(str(context.get("burst")))
-    if entry is None:
+    found = book.bursts.get(str(context.get("burst")))
+    if found is None:
         return book
+    entry = found
     if event.name in ("refused", "gone"):
         left = {burst: one for burst, one in book.bursts.items() if burst != entry.burst}
         paid_to_s = entry.intended_s if event.name == "refused" else event.timestamp

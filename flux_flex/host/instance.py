@@ -6,7 +6,7 @@ instance for tests. Times are seconds since the epoch, or on the clock of a simu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -116,6 +116,10 @@ class Instance(Protocol):
         ...
 
     def undrain(self, rank: int) -> None: ...
+
+    def down(self) -> Collection[int]:
+        """Ranks whose brokers are not there."""
+        ...
 
     def drained(self) -> Mapping[int, str]:
         """Drained ranks with their reasons."""

@@ -14,7 +14,7 @@ import copy
 import signal
 import threading
 from bisect import insort
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flux_flex.errors import BadInput
@@ -54,6 +54,7 @@ class MemoryInstance:
         self._queue: list[tuple[tuple[int, float, int], int]] = []
         self._kvs: dict[str, object] = {}
         self._drained: dict[int, str] = {}
+        self._down: set[int] = set()
         self._last_jobid = 0
         # Eventlogs are followed from other threads, as those of Flux from other hosts.
         self._logs: dict[str, list[Event]] = {}
@@ -129,7 +130,8 @@ class MemoryInstance:
             raise BadInput(f"an urgency of {urgency}", f"job {jobid}", "use 0 to 31 (RFC 21)")
         job = self._job(jobid)
         if job.state is not JobState.SCHED:
-            raise BadInput(f"job {jobid} is in {job.state.value}", "", "only jobs that wait have one")
+            what = f"job {jobid} is in {job.state.value}"
+            raise BadInput(what, "", "set that of a job that waits")
         self._queue.remove((job.order, jobid))
         job.urgency = job.priority = urgency
         insort(self._queue, (job.order, jobid))
@@ -145,6 +147,9 @@ class MemoryInstance:
     def undrain(self, rank: int) -> None:
         if self._drained.pop(rank, None) is None:
             raise BadInput(f"rank {rank} is not drained", "", "undrain what is drained")
+
+    def down(self) -> Collection[int]:
+        return frozenset(self._down)
 
     def drained(self) -> Mapping[int, str]:
         return dict(self._drained)
@@ -166,6 +171,14 @@ class MemoryInstance:
         if now < self._now:
             raise BadInput(f"time runs backwards, from {self._now} to {now}", "", "advance only")
         self._now = now
+
+    def lose(self, ranks: Iterable[int]) -> None:
+        """The brokers of these ranks go down."""
+        self._down.update(ranks)
+
+    def join(self, ranks: Iterable[int]) -> None:
+        """The brokers of these ranks come up."""
+        self._down.difference_update(ranks)
 
     def submit(
         self,

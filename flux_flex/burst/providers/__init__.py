@@ -3,7 +3,7 @@
     class Provider:
         def types(self) -> Sequence[NodeType]                 what it rents, with prices
         def request(self, rental: Rental) -> None             begin; a second time changes nothing
-        def observe(self) -> Sequence[Observed]               all that is there, whoever asked for it
+        def observe(self) -> Sequence[Observed]               all that is there, whoever asked
         def release(self, burst: str) -> None                 undo; a second time changes nothing
         def close(self) -> None                               let go of connections
 
@@ -98,5 +98,3 @@ class Provider(Protocol):
     def close(self) -> None:
         """Let go of connections; what is rented stays."""
         ...
-
-

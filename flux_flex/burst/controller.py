@@ -1,0 +1,397 @@
+"""The loop: look, decide, act, record; safe to stop between any two of its lines.
+
+    controller = Controller(instance, {"local": provider}, settings, calls)
+    controller.step()        # whenever something happened, and when next_step_s says
+
+One step takes what providers answered, moves each burst on by what is seen of it, and asks decide()
+about the queue. Nothing is remembered that matters: the ledger has the intents and outcomes, and the
+provider what exists. So a controller that is started anew goes on where another one died. A request
+or a release that may not have happened is made again, which providers take as one.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from flux_flex.burst.calls import Call, Calls
+from flux_flex.burst.catalog import NodeType
+from flux_flex.burst.config import BurstConfig
+from flux_flex.burst.decide import decide
+from flux_flex.burst.ledger import Entry, Ledger, State
+from flux_flex.burst.plan import Decision, Order, Plan, QueuePolicy
+from flux_flex.burst.providers import NoCapacity, Observed, Phase, Provider, Rental
+from flux_flex.burst.slots import Slot, free_slot, placed_slots
+from flux_flex.burst.snapshot import Known, Queue, read_queue, snapshot_of
+from flux_flex.errors import BadInput, FlexError
+from flux_flex.host.instance import Instance
+from flux_flex.model.duration import format_duration
+from flux_flex.model.jobid import f58
+from flux_flex.model.rv1 import parse_r
+
+MEMO = "flex.burst"
+REASON = "flux-flex: the burst ends"
+
+# How long a type without capacity is set aside, first and at the most.
+_FIRST_ASIDE_S = 60.0
+_LONGEST_ASIDE_S = 3600.0
+# How often providers are asked what they have while something is going on, and else.
+_BUSY_LOOK_S = 5.0
+_IDLE_LOOK_S = 60.0
+_URGENCY = 16
+
+log = logging.getLogger("flux_flex.burst")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a controller goes by. ``config`` has the limits; ``boot_deadline_s`` is how long nodes
+    may take to come up."""
+
+    config: BurstConfig
+    slots: tuple[Slot, ...]
+    boot_deadline_s: float = 600.0
+    queue_policy: QueuePolicy = "fcfs"
+
+
+@dataclass
+class _Seen:
+    """What a provider last said, and when. None: it has not answered yet."""
+
+    bursts: Mapping[str, Observed] | None = None
+    at_s: float = -math.inf
+    error: str = ""
+    # Bursts of which something was done since the provider was last asked; and those of them that
+    # the question under way will answer.
+    stale: set[str] = field(default_factory=set)
+    asked: set[str] = field(default_factory=set)
+
+
+class Controller:
+    """Rents for jobs that wait, and takes away what idles. See the module."""
+
+    def __init__(
+        self,
+        instance: Instance,
+        providers: Mapping[str, Provider],
+        settings: Settings,
+        calls: Calls,
+    ) -> None:
+        self.instance = instance
+        self.providers = providers
+        self.settings = settings
+        self.calls = calls
+        self.ledger = Ledger(instance)
+        self.slots = placed_slots(settings.slots, parse_r(instance.resources()))
+        self.decisions: dict[int, Decision] = {}
+        self._known = Known()
+        self._seen = {name: _Seen() for name in providers}
+        self._idle_since: dict[str, float] = {}
+        self._said: dict[int, str] = {}
+        self._released: set[str] = set()
+
+    # -- one step ----------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """Look, move bursts on, decide. Raises FlexError where the instance does not answer."""
+        self._take_answers()
+        queue = read_queue(self.instance, self._known, depth=self.settings.config.depth)
+        for entry in [*self.ledger.book.bursts.values()]:
+            self._move(entry, queue)
+        self._decide(queue)
+        self._look()
+        # Inline calls have ended by now.
+        self._take_answers()
+
+    @property
+    def next_step_s(self) -> float:
+        """How many seconds a step may wait if nothing happens."""
+        return _BUSY_LOOK_S if self.ledger.book.bursts else _IDLE_LOOK_S
+
+    # -- what providers say ------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Ask each provider what it has, if it is time."""
+        now_s = self.instance.now()
+        for name, provider in self.providers.items():
+            if self.calls.under_way(("observe", name)):
+                continue
+            if now_s - self._seen[name].at_s >= self.next_step_s or self._seen[name].stale:
+                self._seen[name].asked = set(self._seen[name].stale)
+                self.calls.start(("observe", name), provider.observe)
+
+    def _take_answers(self) -> None:
+        for call in self.calls.finished():
+            verb, name = call.key
+            if verb == "observe":
+                self._observed(name, call)
+            elif verb == "request":
+                self._requested(name, call)
+            elif call.error is not None:
+                log.warning("%s: cannot be released yet: %s", name, call.error.what)
+            self._mark_stale(verb, name)
+
+    def _mark_stale(self, verb: str, burst: str) -> None:
+        """What a provider said before this call is no longer all of it."""
+        entry = self.ledger.book.bursts.get(burst)
+        if verb != "observe" and entry is not None and entry.provider in self._seen:
+            self._seen[entry.provider].stale.add(burst)
+
+    def _observed(self, name: str, call: Call) -> None:
+        seen = self._seen[name]
+        seen.at_s = self.instance.now()
+        if call.error is None:
+            seen.stale -= seen.asked
+        if call.error is not None:
+            seen.error = call.error.what
+            log.warning("%s does not say what it has: %s", name, call.error.what)
+            return
+        answer = call.answer if isinstance(call.answer, Sequence) else ()
+        seen.error = ""
+        seen.bursts = {one.burst: one for one in answer if isinstance(one, Observed)}
+        ours = {slot.name for slot in self.slots}
+        for orphan in (seen.bursts.keys() & ours) - self.ledger.book.bursts.keys():
+            # The intent is written before each act, so what it does not name is over.
+            log.warning("%s: the provider has it, the ledger does not: releasing it", orphan)
+            provider = self.providers[name]
+            self.calls.start(("release", orphan), lambda one=orphan: provider.release(one))
+
+    def _requested(self, burst: str, call: Call) -> None:
+        entry = self.ledger.book.bursts.get(burst)
+        if entry is None or entry.state is not State.INTENDED:
+            return
+        if call.error is None:
+            self.ledger.note("asked", burst)
+        elif isinstance(call.error, NoCapacity):
+            self._set_aside(entry)
+            self.ledger.note("refused", burst, reason=call.error.what)
+        else:
+            # It may have gone half through.
+            self._release(entry, call.error.what)
+
+    def _set_aside(self, entry: Entry) -> None:
+        times = self.ledger.book.aside.get((entry.provider, entry.rental.type), (0.0, 0))[1]
+        pause_s = min(_FIRST_ASIDE_S * 2**times, _LONGEST_ASIDE_S)
+        until_s = self.instance.now() + pause_s
+        self.ledger.set_aside(entry.provider, entry.rental.type, until_s)
+
+    # -- one burst ---------------------------------------------------------------------------------
+
+    def _move(self, entry: Entry, queue: Queue) -> None:
+        """Move a burst on by what is seen of it."""
+        moves = {
+            State.INTENDED: self._intended,
+            State.ASKED: self._asked,
+            State.UP: self._up,
+            State.LEAVING: self._leaving,
+            State.RELEASING: self._releasing,
+        }
+        moves[entry.state](entry, queue)
+
+    def _intended(self, entry: Entry, queue: Queue) -> None:
+        """Asked for, or not: whoever wrote the intent may have died. Asking again is safe."""
+        if not self._is_wanted(entry, queue):
+            self._release(entry, "no job waits for it any more")
+        elif not self.calls.under_way(("request", entry.burst)):
+            self._request(entry)
+
+    def _asked(self, entry: Entry, queue: Queue) -> None:
+        seen = self._of(entry)
+        if not set(self._ranks(entry)) & queue.unavailable:
+            self.ledger.note("up", entry.burst)
+            self._idle_since[entry.burst] = queue.now_s
+            self._let_go(entry.jobs, queue)
+        elif not self._is_wanted(entry, queue):
+            self._release(entry, "no job waits for it any more")
+        elif seen is not None and seen.phase is Phase.FAILED:
+            if seen.no_capacity:
+                self._set_aside(entry)
+            self._release(entry, seen.reason or "the provider failed")
+        elif queue.now_s >= entry.boot_by_s:
+            reason = f"{entry.burst} did not come up in {self._boot_text}"
+            reason += f": {seen.reason}" if seen is not None and seen.reason else ""
+            self.ledger.protect(entry.provider, reason)
+            self._release(entry, reason)
+
+    def _up(self, entry: Entry, queue: Queue) -> None:
+        self._let_go(entry.jobs, queue)
+        if self._is_used(entry, queue) or self._is_wanted(entry, queue):
+            self._idle_since.pop(entry.burst, None)
+            return
+        since_s = self._idle_since.setdefault(entry.burst, queue.now_s)
+        if queue.now_s - since_s >= self.settings.config.idle_timeout:
+            self.ledger.note("leave", entry.burst, reason="idle")
+            self._drain(entry)
+
+    def _leaving(self, entry: Entry, queue: Queue) -> None:
+        """Drained: what still runs there may end."""
+        self._drain(entry)
+        if not self._is_used(entry, queue):
+            self._release(entry, entry.reason)
+
+    def _releasing(self, entry: Entry, queue: Queue) -> None:
+        """Gone when the provider has nothing of it, and its brokers are down."""
+        key = ("release", entry.burst)
+        if self.calls.under_way(key):
+            return
+        seen = self._seen.get(entry.provider, _Seen())
+        if entry.burst not in self._released:  # by another controller, or not at all
+            self._start_release(entry)
+        elif seen.bursts is None or entry.burst in seen.stale:
+            return  # the answer is under way
+        elif entry.burst in seen.bursts:
+            self._start_release(entry)
+        elif set(self._ranks(entry)) <= queue.unavailable:
+            self._undrain(entry)
+            self.ledger.note("gone", entry.burst)
+            self._released.discard(entry.burst)
+            self._idle_since.pop(entry.burst, None)
+
+    def _request(self, entry: Entry) -> None:
+        provider = self.providers.get(entry.provider)
+        if provider is None:
+            log.warning("%s: there is no provider %s any more", entry.burst, entry.provider)
+            return
+        rental = replace(entry.rental, jobs=tuple(f58(job) for job in entry.jobs))
+        self.calls.start(("request", entry.burst), lambda: provider.request(rental))
+
+    def _release(self, entry: Entry, reason: str) -> None:
+        self.ledger.note("release", entry.burst, reason=reason)
+        self._start_release(entry)
+
+    def _start_release(self, entry: Entry) -> None:
+        provider = self.providers.get(entry.provider)
+        if provider is None:
+            log.warning("%s: there is no provider %s any more", entry.burst, entry.provider)
+            return
+        self._released.add(entry.burst)
+        self._seen[entry.provider].stale.add(entry.burst)
+        self.calls.start(("release", entry.burst), lambda: provider.release(entry.burst))
+
+    # -- its nodes and jobs ------------------------------------------------------------------------
+
+    def _ranks(self, entry: Entry) -> tuple[int, ...]:
+        slot = next((one for one in self.slots if one.name == entry.burst), None)
+        return slot.ranks[: entry.rental.nodes] if slot is not None else ()
+
+    def _of(self, entry: Entry) -> Observed | None:
+        seen = self._seen.get(entry.provider)
+        return seen.bursts.get(entry.burst) if seen is not None and seen.bursts else None
+
+    def _is_used(self, entry: Entry, queue: Queue) -> bool:
+        ranks = set(self._ranks(entry))
+        return any(target.rank in ranks for job in queue.running for target in job.resources.ranks)
+
+    def _is_wanted(self, entry: Entry, queue: Queue) -> bool:
+        """Whether a job that it is for still waits."""
+        running = {job.jobid for job in queue.running}
+        return any(job in queue.jobs and job not in running for job in entry.jobs)
+
+    def _drain(self, entry: Entry) -> None:
+        drained = self.instance.drained()
+        for rank in self._ranks(entry):
+            if rank not in drained:
+                self.instance.drain(rank, REASON)
+
+    def _undrain(self, entry: Entry) -> None:
+        """The placeholders wait for the next burst. What others drained stays so."""
+        drained = self.instance.drained()
+        for rank in self._ranks(entry):
+            if drained.get(rank) == REASON:
+                self.instance.undrain(rank)
+
+    def _let_go(self, jobs: Sequence[int], queue: Queue) -> None:
+        """Jobs that were submitted held wait for the scheduler from now on."""
+        for job in jobs:
+            if job in queue.held:
+                try:
+                    self.instance.set_urgency(job, _URGENCY)
+                except BadInput as error:
+                    log.info("job %s: %s", f58(job), error.what)  # it ended in the meantime
+
+    @property
+    def _boot_text(self) -> str:
+        return format_duration(self.settings.boot_deadline_s)
+
+    # -- the decision ------------------------------------------------------------------------------
+
+    def _decide(self, queue: Queue) -> None:
+        book = self.ledger.book
+        types = {t.name: t for p in self.settings.config.providers for t in p.types}
+        snapshot = snapshot_of(
+            queue,
+            book,
+            self.slots,
+            types,
+            self._open_config(queue.now_s),
+            self.settings.queue_policy,
+        )
+        plan = decide(snapshot) if snapshot.config.providers else Plan((), (), {})
+        waiting = {job.jobid for job in queue.pending}
+        self.decisions = {job: one for job, one in self.decisions.items() if job in waiting}
+        self.decisions.update({one.job.jobid: one for one in plan.decisions})
+        refused = {order.burst: why for order in plan.orders if (why := self._take(order))}
+        for burst, placed in plan.joined.items():
+            self.ledger.note("join", burst, jobs=[one.job.jobid for one in placed])
+        for decision in plan.decisions:
+            self._tell(decision, refused)
+            if decision.verdict == "stay":
+                self._let_go([decision.job.jobid], queue)
+
+    def _open_config(self, now_s: float) -> BurstConfig:
+        """The configuration without providers that are protected and types that are set aside."""
+        book, config = self.ledger.book, self.settings.config
+        providers = []
+        for provider in config.providers:
+            types = tuple(
+                one
+                for one in provider.types
+                if book.aside.get((provider.name, one.name), (0.0, 0))[0] <= now_s
+            )
+            if provider.name in self.providers and provider.name not in book.protected and types:
+                providers.append(provider.model_copy(update={"types": types}))
+        return config.model_copy(update={"providers": tuple(providers)})
+
+    def _take(self, order: Order) -> str:
+        """Rent what was decided, if a slot is free; else why not."""
+        slot = free_slot(self.slots, self.ledger.book, order.node_type.name, order.nodes)
+        if slot is None:
+            return f"no {order.nodes} hosts are set aside and free for {order.node_type.name}"
+        jobs = [placed.job.jobid for placed in order.placed]
+        rental = Rental(slot.name, slot.type, slot.hosts[: order.nodes])
+        self.ledger.intend(
+            rental,
+            provider=order.provider,
+            user=order.user,
+            jobs=jobs,
+            cost_per_hour_usd=order.nodes * order.node_type.price_per_hour_usd,
+            boot_by_s=self.instance.now() + self.settings.boot_deadline_s,
+        )
+        self._request(self.ledger.book.bursts[slot.name])
+        return ""
+
+    def _tell(self, decision: Decision, refused: Mapping[str, str]) -> None:
+        """Show a verdict with its job, when it has changed."""
+        verdict, reason = decision.verdict, decision.reason
+        text = f"{verdict}: {reason}"
+        if decision.verdict == "burst" and refused:
+            why = next(iter(refused.values()))
+            ordered = any(
+                decision.job.jobid in one.jobs for one in self.ledger.book.bursts.values()
+            )
+            text = text if ordered else f"deferred: {why}"
+        jobid = decision.job.jobid
+        if not decision.job.jobspec.burstable or self._said.get(jobid) == text:
+            return
+        try:
+            self.instance.memo(jobid, {MEMO: text})
+        except FlexError as error:
+            log.info("job %s: %s", f58(jobid), error.what)  # it ended in the meantime
+        self._said[jobid] = text
+
+
+def node_types(config: BurstConfig) -> Mapping[str, NodeType]:
+    """All types of a configuration by name."""
+    return {one.name: one for provider in config.providers for one in provider.types}

@@ -1,0 +1,51 @@
+"""Slots: hosts that an instance lists as down, set aside for nodes that may be rented.
+
+A job can only wait for hosts that R has, so what could be rented stands in R from the beginning.
+A slot is filled by one burst at a time, whose brokers come under the slot's host names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from flux_flex.burst.ledger import Book
+from flux_flex.errors import BadInput
+from flux_flex.model.rv1 import ResourceSet
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """``hosts`` and ``ranks``, one each for ``nodes`` nodes of a type; ``name`` is a burst's id."""
+
+    name: str
+    type: str
+    hosts: tuple[str, ...]
+    ranks: tuple[int, ...] = ()
+
+    @property
+    def nodes(self) -> int:
+        return len(self.hosts)
+
+
+def placed_slots(slots: Sequence[Slot], resources: ResourceSet) -> tuple[Slot, ...]:
+    """The slots with the ranks that R gives their hosts. Raises BadInput for a host not in R."""
+    ranks = {target.host: target.rank for target in resources.ranks}
+    found = []
+    for slot in slots:
+        missing = [host for host in slot.hosts if host not in ranks]
+        if missing:
+            what = f"the instance's R does not have {missing[0]}"
+            raise BadInput(what, f"slot {slot.name}", "write it with flux-flex burst configure")
+        found.append(Slot(slot.name, slot.type, slot.hosts, tuple(ranks[h] for h in slot.hosts)))
+    return tuple(found)
+
+
+def free_slot(slots: Iterable[Slot], book: Book, node_type: str, nodes: int) -> Slot | None:
+    """The smallest slot of a type that holds so many nodes and that no burst is in."""
+    fitting = [
+        slot
+        for slot in slots
+        if slot.type == node_type and slot.nodes >= nodes and slot.name not in book.bursts
+    ]
+    return min(fitting, key=lambda slot: slot.nodes, default=None)

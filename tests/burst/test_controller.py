@@ -1,0 +1,244 @@
+"""The controller over an instance in memory: it rents, packs, waits, gives back, and survives."""
+
+from __future__ import annotations
+
+import pytest
+from burst_site import BOOT_S, OWN, World, slots_of
+
+from flux_flex.burst.config import Limits
+from flux_flex.burst.ledger import KEY, State
+from flux_flex.burst.providers import Observed, Phase
+from flux_flex.host.instance import JobState
+
+
+def names(world: World) -> list[str]:
+    return [event.name for event in world.instance.log(KEY)]
+
+
+def test_a_job_that_needs_more_than_there_is_runs_on_rented_nodes_which_then_go() -> None:
+    world = World()
+    job = world.submit(4)
+    world.run(30)
+    assert world.verdict(job).startswith("burst: 4 x small, $14.40/h")
+    world.run(BOOT_S + 60)
+    assert world.state(job) is JobState.RUN
+    world.run(3600, until=lambda: world.over)
+    assert world.over
+    assert world.provider.rents == 1
+    assert names(world) == ["intend", "asked", "up", "leave", "release", "gone"]
+    assert not world.instance.drained()
+
+
+def test_a_job_that_starts_here_soon_rents_nothing() -> None:
+    world = World()
+    job = world.submit(OWN)
+    world.run(600)
+    assert world.provider.rents == 0
+    assert world.state(job) is not JobState.SCHED
+
+
+def test_idle_nodes_stay_until_the_timeout_and_no_longer() -> None:
+    world = World()
+    world.submit(4, duration_s=60)
+    world.run(BOOT_S + 60 + 60)
+    assert world.controller.ledger.book.bursts["small-0"].state is State.UP
+    world.run(240)
+    assert world.provider.rented
+    world.run(180)
+    assert not world.provider.rented
+
+
+def test_a_second_job_is_packed_onto_nodes_that_are_rented() -> None:
+    world = World()
+    world.submit(4, duration_s=300)
+    world.run(BOOT_S + 90)
+    later = world.submit(3, duration_s=120)
+    world.run(3600, until=lambda: world.over)
+    assert world.state(later) is JobState.INACTIVE
+    assert world.provider.rents == 1
+    assert world.over
+
+
+def test_two_jobs_share_one_burst() -> None:
+    world = World(slots=slots_of("small", 1, 8))
+    jobs = [world.submit(4), world.submit(4)]
+    world.run(3600, until=lambda: world.over)
+    assert [world.state(job) for job in jobs] == [JobState.INACTIVE] * 2
+    assert world.provider.rents == 1
+
+
+def test_a_job_that_is_cancelled_before_its_nodes_are_up_cancels_the_request() -> None:
+    world = World()
+    job = world.submit(4)
+    world.run(60)
+    assert world.provider.rented
+    world.instance.cancel(job)
+    world.run(60)
+    assert not world.provider.rented
+    assert world.over
+
+
+def test_a_type_without_capacity_is_set_aside_and_the_next_one_is_tried() -> None:
+    world = World(slots=[*slots_of("small", 1, 4), *slots_of("big", 1, 4)])
+    world.provider.no_capacity.add("small")
+    job = world.submit(4)
+    world.run(120)
+    assert list(world.provider.rented) == ["big-0"]
+    assert ("scripted", "small") in world.controller.ledger.book.aside
+    world.run(3600, until=lambda: world.over)
+    assert world.state(job) is JobState.INACTIVE
+
+
+def test_set_aside_types_are_tried_again_with_growing_intervals() -> None:
+    world = World(slots=slots_of("small", 1, 4))
+    world.provider.no_capacity.update({"small", "big"})
+    world.submit(4)
+    world.run(3600)
+    untils = [
+        e.context["until"] - e.timestamp for e in world.instance.log(KEY) if e.name == "aside"
+    ]  # type: ignore[operator]
+    assert untils == sorted(untils)
+    assert untils[:4] == [60, 120, 240, 480]
+    world.provider.no_capacity.clear()
+    world.run(7200, until=lambda: world.over)
+    assert world.over
+
+
+def test_a_provider_whose_nodes_do_not_come_up_is_protected_until_it_is_reset() -> None:
+    world = World()
+    world.provider.never_up = True
+    job = world.submit(4)
+    world.run(900)
+    assert not world.provider.rented
+    assert "did not come up in 10m" in world.controller.ledger.book.protected["scripted"]
+    world.run(3600)
+    assert world.provider.rents == 1
+    world.provider.never_up = False
+    world.controller.ledger.reset("scripted")
+    world.run(3600, until=lambda: world.over)
+    assert world.state(job) is JobState.INACTIVE
+
+
+def test_a_request_that_fails_half_way_is_undone() -> None:
+    world = World()
+    world.provider.broken = "the API said no, after it began"
+    world.submit(4)
+    world.run(30)
+    world.provider.broken = ""
+    world.run(3600, until=lambda: world.over)
+    assert world.over
+
+
+def test_a_burst_that_fails_at_the_provider_is_released_with_its_reason() -> None:
+    world = World()
+    world.submit(4)
+    world.run(30)
+    world.provider.failing["small-0"] = Observed("small-0", Phase.FAILED, 4, "image not found")
+    world.run(60)
+    reasons = [e.context.get("reason") for e in world.instance.log(KEY) if e.name == "release"]
+    assert reasons[0] == "image not found"
+
+
+def test_no_more_is_rented_than_hosts_are_set_aside() -> None:
+    world = World(slots=slots_of("small", 1, 4))
+    first, second = world.submit(4), world.submit(4, duration_s=7200)
+    world.run(60)
+    assert len(world.provider.rented) == 1
+    world.run(4 * 3600, until=lambda: world.over)
+    assert [world.state(job) for job in (first, second)] == [JobState.INACTIVE] * 2
+
+
+def test_a_budget_defers_what_it_does_not_cover() -> None:
+    world = World(limits=Limits(budget=1.0))
+    job = world.submit(4)
+    world.run(600)
+    assert world.provider.rents == 0
+    assert world.verdict(job).startswith("deferred: the budget of $1.00")
+
+
+def test_a_held_job_is_let_go_when_its_nodes_are_up() -> None:
+    world = World()
+    job = world.submit(4, urgency=0, attributes={"flex": {"held": True}})
+    world.run(60)
+    assert next(j.urgency for j in world.instance.jobs() if j.jobid == job) == 0
+    world.run(3600, until=lambda: world.over)
+    assert world.state(job) is JobState.INACTIVE
+    assert world.over
+
+
+def test_a_held_job_that_fits_here_is_let_go_at_once() -> None:
+    world = World()
+    job = world.submit(1, urgency=0, attributes={"flex": {"held": True}})
+    world.run(60)
+    assert world.state(job) is JobState.RUN
+    assert world.provider.rents == 0
+
+
+def test_a_job_that_a_person_holds_stays_held() -> None:
+    world = World()
+    job = world.submit(4, urgency=0)
+    world.run(900)
+    assert world.state(job) is JobState.SCHED
+    assert world.provider.rents == 0
+
+
+def test_nodes_that_somebody_else_drained_stay_drained() -> None:
+    world = World()
+    world.submit(4, duration_s=60)
+    world.run(BOOT_S + 120)
+    rank = world.ranks["small-0-1"]
+    world.instance.drain(rank, "broken fan")
+    world.run(3600, until=lambda: world.over)
+    assert world.instance.drained() == {rank: "broken fan"}
+
+
+def test_what_the_ledger_does_not_know_is_released() -> None:
+    world = World()
+    world.submit(4)
+    world.run(60)
+    world.instance.kvs_put("flex", None)
+    for job in world.instance.jobs():
+        world.instance.cancel(job.jobid)
+    world.controller = world.started()
+    world.run(300)
+    assert not world.provider.rented
+
+
+# -- crashes -----------------------------------------------------------------------------------------
+
+
+def life(crash_at: int | None) -> World:
+    """A life with a job that bursts, one that joins, and one that is cancelled while it waits."""
+    world = World(crash_at=crash_at)
+    world.submit(4, duration_s=300)
+    world.run(90)
+    cancelled = world.submit(3, duration_s=900)
+    world.run(90)
+    world.submit(3, duration_s=120)
+    world.run(60)
+    if world.state(cancelled) is JobState.SCHED:
+        world.instance.cancel(cancelled)
+    world.run(4 * 3600, until=lambda: world.over)
+    return world
+
+
+POINTS = life(None).points
+
+
+@pytest.mark.parametrize("crash_at", range(len(POINTS)), ids=lambda i: f"{i}-{POINTS[i]}")
+def test_after_a_crash_at_any_point_nothing_is_rented_twice_and_nothing_is_left(
+    crash_at: int,
+) -> None:
+    world = life(crash_at)
+    assert world.crashes == 1
+    assert world.over, names(world)
+    assert not world.instance.drained()
+    told = names(world)
+    assert world.provider.rents <= told.count("intend")
+    assert world.provider.rents <= life(None).provider.rents + 1
+
+
+def test_the_points_are_all_ledger_writes_and_all_calls() -> None:
+    assert {point.split()[-1] for point in POINTS} >= {
+        "intend", "asked", "up", "leave", "release", "gone", "request", "observe",
+    }  # fmt: skip
