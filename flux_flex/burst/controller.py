@@ -3,10 +3,10 @@
     controller = Controller(instance, {"local": provider}, settings, calls)
     controller.step()        # whenever something happened, and when next_step_s says
 
-One step takes what providers answered, moves each burst on by what is seen of it, and asks decide()
-about the queue. Nothing is remembered that matters: the ledger has the intents and outcomes, and the
-provider what exists. So a controller that is started anew goes on where another one died. A request
-or a release that may not have happened is made again, which providers take as one.
+One step takes what providers answered, moves each burst on by what is seen of it, and asks
+decide() about the queue. Nothing is remembered that matters: the ledger has the intents and
+outcomes, and the provider what exists. So a controller that is started anew goes on where another
+one died. A request or a release that may not have happened is made again: providers take it as one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from flux_flex.burst.calls import Call, Calls
 from flux_flex.burst.catalog import NodeType
@@ -155,8 +156,7 @@ class Controller:
         for orphan in (seen.bursts.keys() & ours) - self.ledger.book.bursts.keys():
             # The intent is written before each act, so what it does not name is over.
             log.warning("%s: the provider has it, the ledger does not: releasing it", orphan)
-            provider = self.providers[name]
-            self.calls.start(("release", orphan), lambda one=orphan: provider.release(one))
+            self.calls.start(("release", orphan), partial(self.providers[name].release, orphan))
 
     def _requested(self, burst: str, call: Call) -> None:
         entry = self.ledger.book.bursts.get(burst)

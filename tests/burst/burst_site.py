@@ -1,4 +1,4 @@
-"""A small world for the controller: an instance in memory, its scheduler, and a scripted provider."""
+"""A small world for the controller: an instance in memory, a scheduler, a scripted provider."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class World:
     """Time, a scheduler that starts jobs on whole nodes that are up, and one controller."""
 
     def __init__(
-        self, *, slots: Sequence[Slot] | None = None, limits: Limits = Limits(),
+        self, *, slots: Sequence[Slot] | None = None, limits: Limits | None = None,
         crash_at: int | None = None, **settings: Any,
     ) -> None:  # fmt: skip
         self.points: list[str] = []
@@ -135,7 +135,7 @@ class World:
         self.instance.lose(range(OWN, len(hosts)))
         self.provider = Scripted(self)
         config = BurstConfig(
-            threshold=60.0, idle_timeout=300.0, limits=limits,
+            threshold=60.0, idle_timeout=300.0, limits=limits or Limits(),
             providers=(ProviderConfig(name="scripted", boot=BOOT_S, types=(TYPE, BIG)),),
         )  # fmt: skip
         self.settings = Settings(config, self.slots, boot_deadline_s=600.0, **settings)

@@ -204,7 +204,7 @@ def test_what_the_ledger_does_not_know_is_released() -> None:
     assert not world.provider.rented
 
 
-# -- crashes -----------------------------------------------------------------------------------------
+# -- crashes --------------------------------------------------------------------------------
 
 
 def life(crash_at: int | None) -> World:
