@@ -126,7 +126,7 @@ def in_flux(where: Path, script: str, *, amend: bool) -> str:
     """What a shell script prints in an instance of the recorded hosts; skips without Flux."""
     if shutil.which("flux") is None:
         pytest.skip("flux is not on PATH: no real instance to tell anything")
-    ours = "%d.%d" % sys.version_info[:2]
+    ours = f"{sys.version_info[0]}.{sys.version_info[1]}"
     asked = ["flux", "python", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
     theirs = subprocess.run(asked, capture_output=True, text=True, timeout=60).stdout.strip()
     if theirs != ours:
