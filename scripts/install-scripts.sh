@@ -15,6 +15,7 @@ Installs into SYSTEM_DIR (default /etc/flux/system), the directory above it, and
 FLUX_PREFIX (default: the flux on PATH, else /usr):
   SYSTEM_DIR/prolog.d/50-flux-flex    brings up the Usernetes of a job that asks for one
   SYSTEM_DIR/epilog.d/50-flux-flex    takes it away
+  SYSTEM_DIR/prolog.d/51-flux-flex-span    with --span: records how each job lies on the network
   SYSTEM_DIR/../rc1.d, rc3.d          let "usernetes attr" work in nested instances
   SYSTEM_DIR/../flex.toml             the configuration, if there is none
   the command "flux flex", and the job validator, among Flux's own commands
@@ -22,6 +23,8 @@ A file that is not from flux-flex is never replaced.
 
   --python PATH  the Python that has flux_flex (default: the first that has it of $PYTHON,
                  .venv/bin/python of this checkout, and python3 on PATH)
+  --span         have the span of every job recorded, not only of those with a Usernetes;
+                 each job of several nodes then waits for one Python
   --dry-run      print what would be done, and change nothing
   --uninstall    take away what was installed, and nothing else
   --help         print this
@@ -56,6 +59,7 @@ misused() {
 
 dry_run=false
 uninstall=false
+with_span=false
 python=
 system=
 prefix=
@@ -64,6 +68,7 @@ while [ $# -gt 0 ]; do
     case $1 in
     --dry-run) dry_run=true ;;
     --uninstall) uninstall=true ;;
+    --span) with_span=true ;;
     --python)
         [ -n "${2:-}" ] || misused "--python needs a path"
         python=$2
@@ -387,10 +392,16 @@ rendered() { # TEMPLATE: prints the path of what becomes of it
     printf '%s' "$work/$1"
 }
 
+span=prolog.d/51-flux-flex-span
+
 # Calls $1 with: what it is made from, where it goes, its mode.
 each_file() {
     "$1" system/prolog.d/50-flux-flex "$system/prolog.d/50-flux-flex" 755
     "$1" system/epilog.d/50-flux-flex "$system/epilog.d/50-flux-flex" 755
+    # Who asked for it once has it kept up to date.
+    if $with_span || ours "$destdir$system/$span"; then
+        "$1" "system/$span" "$system/$span" 755
+    fi
     "$1" rc1.d/50-flux-flex "$etc/rc1.d/50-flux-flex" 755
     "$1" rc3.d/50-flux-flex "$etc/rc3.d/50-flux-flex" 755
     "$1" cmd/flux-flex "$command_dir/flux-flex" 755

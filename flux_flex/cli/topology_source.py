@@ -111,15 +111,17 @@ def _asked(options: argparse.Namespace, config: TopologyConfig, hosts: Sequence[
     from flux_flex.topology.aws import Account, NothingFound, Selection
     from flux_flex.topology.cache import cached_fetch, default_folder
 
-    selection = Selection(
-        instance_ids=tuple(options.instance),
-        groups=tuple(options.group),
-        filters=tuple(_filters(options.filter)),
-        hosts=tuple(hosts),
-    )
     profiles = options.profile or [config.profile]
     regions = options.region or [config.region]
     accounts = [Account(*pair) for pair in itertools.product(profiles, regions)]
+    # An id is in one of several regions, and unknown in the others.
+    required = tuple(options.instance) if len(accounts) == 1 else ()
+    selection = Selection(
+        instance_ids=required,
+        groups=tuple(options.group),
+        filters=tuple(_filters(options.filter)),
+        hosts=(*hosts, *(() if required else options.instance)),
+    )
     folder = Path(config.cache) if config.cache else default_folder()
     most_s = config.cache_age if options.max_age is None else parse_duration(options.max_age)
     found: list[Answers] = []
@@ -140,7 +142,12 @@ def _asked(options: argparse.Namespace, config: TopologyConfig, hosts: Sequence[
                 text = f"EC2's answer of {age} ago, from the cache; --max-age 0 asks again"
                 print(f"flux-flex: {printable(text)}", file=sys.stderr)  # noqa: T201
             found.append(fetched.answers)
-    return merged(found)
+    answers = merged(found)
+    unknown = [one for one in options.instance if one not in answers.instances]
+    if unknown:
+        what = f"no region or account that was asked has {unknown[0][:60]}"
+        raise BadInput(what, "--instance", "check the id, --region and --profile")
+    return answers
 
 
 def _filters(texts: Iterable[str]) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -1,7 +1,8 @@
-"""Eventlogs (RFC 18) in the KVS of a running Flux: append to one, and follow one.
+"""Eventlogs (RFC 18) in the KVS of a running Flux: append to one, and follow one; and one lookup.
 
-Flux's Python bindings have neither, the C library below them has both, so this file calls it
-through the bindings' own wrapper. Nothing polls: the KVS answers when the log has grown.
+Flux's Python bindings have neither, nor a lookup that ends, the C library below them has all
+three, so this file calls it through the bindings' own wrapper. Nothing polls: the KVS answers when
+the log has grown.
 """
 
 from __future__ import annotations
@@ -17,6 +18,17 @@ from flux_flex.host.flux_answers import parse_event, refused
 from flux_flex.host.flux_bindings import bindings
 from flux_flex.host.instance import Event
 from flux_flex.model.quoting import quoted
+
+
+def lookup(handle: Any, key: str, *, deadline_s: float) -> str:
+    """The text under a key. Raises OSError: EISDIR for a directory, ETIMEDOUT when it is late."""
+    kvs = bindings("flux.kvs")
+    text = kvs.ffi.new("char *[1]")
+    future = kvs.KVSWatchFuture(kvs.RAW.flux_kvs_lookup(handle, None, 0, key))
+    future.wait_for(deadline_s)
+    kvs.RAW.flux_kvs_lookup_get(future.pimpl, text)
+    # An empty value has no text at all.
+    return "" if text[0] == kvs.ffi.NULL else kvs.ffi.string(text[0]).decode("utf-8", "replace")
 
 
 def append(

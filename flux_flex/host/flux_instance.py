@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import pwd
 import time
@@ -33,7 +34,7 @@ from flux_flex.host.flux_answers import (
     unknown,
 )
 from flux_flex.host.flux_bindings import bindings
-from flux_flex.host.flux_eventlog import Watch, append
+from flux_flex.host.flux_eventlog import Watch, append, lookup
 from flux_flex.host.instance import Event, EventStream, JobInfo, JobState
 from flux_flex.model.idset import parse_idset
 from flux_flex.model.jobid import f58
@@ -170,15 +171,20 @@ class FluxInstance:
             raise unknown(error, f"job {f58(jobid)}", "use the id of an active job") from error
 
     def kvs_get(self, key: str) -> object:
+        """A value of the KVS; text where it is no JSON."""
         _check_key(key)
         try:
-            value = self._kvs.get(self._handle, key)
+            text = lookup(self._handle, key, deadline_s=self._deadline_s)
         except OSError as error:
+            if error.errno == errno.EISDIR:
+                what, remedy = "a directory of the KVS", "ask for a key below it"
+                raise BadInput(what, quoted(key), remedy) from None
             said = refused(error, f"KVS key {quoted(key)}")
             raise unknown(said, "", "put it first") from error
-        if isinstance(value, self._kvs.KVSDir):
-            raise BadInput("a directory of the KVS", quoted(key), "ask for a key below it")
-        return value
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return text
 
     def kvs_put(self, key: str, value: object) -> None:
         _check_key(key)

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+
 from flux_flex.errors import BadInput
 from flux_flex.model.graph import NODE, ResourceGraph, Vertex, graph_from_r, lay_out
 from flux_flex.model.quoting import clipped_int, quoted
@@ -91,28 +93,37 @@ def jgf_document(graph: ResourceGraph, kept: Sequence[int] | None = None) -> dic
     parent = graph.parent.tolist()
     ends = dict.fromkeys((same[parent[v]], same[v]) for v in shown if parent[v] in present)
     edges = [{"source": str(above), "target": str(v), "metadata": _CONTAINS} for above, v in ends]
-    return {
-        "graph": {"nodes": [_node_entry(graph, v, i) for i, v in first.items()], "edges": edges}
-    }
+    return {"graph": {"nodes": _node_entries(graph, first), "edges": edges}}
 
 
-def _node_entry(graph: ResourceGraph, vertex: int, identity: int) -> dict[str, object]:
-    kind = graph.type_name(vertex)
-    metadata: dict[str, object] = {
-        "type": kind,
-        "basename": kind,
-        "name": graph.names[vertex],
-        "id": int(graph.local_id[vertex]),
-        "uniq_id": int(graph.uniq_id[vertex]),
-        "rank": int(graph.rank[vertex]),
-        "exclusive": False,
-        "unit": graph.units.get(vertex, ""),
-        "size": int(graph.size[vertex]),
-        "paths": {"containment": graph.path(vertex)},
-    }
-    if vertex in graph.properties:
-        metadata["properties"] = dict.fromkeys(sorted(graph.properties[vertex]), "")
-    return {"id": str(identity), "metadata": metadata}
+def _node_entries(graph: ResourceGraph, first: Mapping[int, int]) -> list[dict[str, object]]:
+    """One entry for each id in ``first``, which gives the vertex that it describes."""
+    shown = np.fromiter(first.values(), dtype=np.int64, count=len(first))
+    # Whole columns, and each path from its parent's: a graph may have a million vertices.
+    columns = (graph.type_of, graph.local_id, graph.uniq_id, graph.rank, graph.size)
+    numbers = zip(*(column[shown].tolist() for column in columns), strict=True)
+    paths = paths_of(graph, shown.tolist())
+    entries: list[dict[str, object]] = []
+    for (identity, vertex), (code, local_id, uniq_id, rank, size), path in zip(
+        first.items(), numbers, paths, strict=True
+    ):
+        kind = graph.types[code]
+        metadata: dict[str, object] = {
+            "type": kind,
+            "basename": kind,
+            "name": graph.names[vertex],
+            "id": local_id,
+            "uniq_id": uniq_id,
+            "rank": rank,
+            "exclusive": False,
+            "unit": graph.units.get(vertex, ""),
+            "size": size,
+            "paths": {"containment": path},
+        }
+        if vertex in graph.properties:
+            metadata["properties"] = dict.fromkeys(sorted(graph.properties[vertex]), "")
+        entries.append({"id": str(identity), "metadata": metadata})
+    return entries
 
 
 def _vertex(value: object, place: str) -> tuple[str, Vertex]:

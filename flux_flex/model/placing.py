@@ -48,18 +48,21 @@ def place_nodes(
         raise BadInput(what, graph.names[0], "give a graph that is a tree")
     nodes = graph.of_type(NODE).tolist()
     _refuse_other_levels(graph, nodes)
+    vertices = _vertices(graph)
     builder = GraphBuilder()
-    root = builder.add(_vertex(graph, 0))
+    root = builder.add(vertices[0])
     placed = _add_network(builder, root, _filled_up(network, [graph.names[node] for node in nodes]))
     for child in graph.children(0):
         if graph.type_name(child) != NODE and not _LEVEL.fullmatch(graph.type_name(child)):
-            _copy(graph, child, builder, root)
+            _copy(graph, vertices, child, builder, root)
+    with_memory = set(graph.parent[graph.of_type("memory")].tolist())
     for node in nodes:
         host = graph.names[node]
         more = (properties or {}).get(host, frozenset())
-        number = _copy(graph, node, builder, placed[host], more)
+        vertices[node] = replace(vertices[node], properties=vertices[node].properties | more)
+        number = _copy(graph, vertices, node, builder, placed[host])
         size = (memory_mib or {}).get(host, 0)
-        if size and not any(graph.type_name(child) == "memory" for child in graph.children(node)):
+        if size and node not in with_memory:
             rank = int(graph.rank[node])
             builder.add(Vertex("memory", "memory0", size=size, unit="MiB", rank=rank), number)
     found = builder.build()
@@ -124,31 +127,35 @@ def _refuse_other_levels(graph: ResourceGraph, nodes: list[int]) -> None:
 
 
 def _copy(
-    graph: ResourceGraph,
-    top: int,
-    builder: GraphBuilder,
-    above: int,
-    properties: frozenset[str] = frozenset(),
+    graph: ResourceGraph, vertices: Sequence[Vertex], top: int, builder: GraphBuilder, above: int
 ) -> int:
     """Copy a subtree; the number that its top has in the builder."""
+    last = int(graph.end[top])
     numbers: dict[int, int] = {int(graph.parent[top]): above}
-    for vertex in range(top, int(graph.end[top])):
-        more = properties if vertex == top else frozenset()
-        new = _vertex(graph, vertex, more)
-        numbers[vertex] = builder.add(new, numbers[int(graph.parent[vertex])])
+    for vertex, parent in enumerate(graph.parent[top:last].tolist(), start=top):
+        numbers[vertex] = builder.add(vertices[vertex], numbers[parent])
     return numbers[top]
 
 
-def _vertex(graph: ResourceGraph, number: int, properties: frozenset[str] = frozenset()) -> Vertex:
-    return Vertex(
-        type=graph.type_name(number),
-        name=graph.names[number],
-        local_id=int(graph.local_id[number]),
-        size=int(graph.size[number]),
-        rank=int(graph.rank[number]),
-        unit=graph.units.get(number, ""),
-        properties=graph.properties.get(number, frozenset()) | properties,
-    )
+def _vertices(graph: ResourceGraph) -> list[Vertex]:
+    """The vertices of a graph as they were added, numbered anew by the graph that they go to."""
+    # Whole columns: a graph has some hundred vertices for each node.
+    columns = (graph.type_of, graph.local_id, graph.size, graph.rank)
+    numbers = zip(*(column.tolist() for column in columns), strict=True)
+    return [
+        Vertex(
+            type=graph.types[code],
+            name=name,
+            local_id=local_id,
+            size=size,
+            rank=rank,
+            unit=graph.units.get(vertex, ""),
+            properties=graph.properties.get(vertex, frozenset()),
+        )
+        for vertex, (name, (code, local_id, size, rank)) in enumerate(
+            zip(graph.names, numbers, strict=True)
+        )
+    ]
 
 
 def _refuse_shared_paths(graph: ResourceGraph) -> None:

@@ -179,7 +179,8 @@ def _join(node: Node, meeting: Rendezvous, event: Event) -> None:
         raise StepFailed("the lead sent no invitation", "kubeadm-join")
     invitation = invitation_in(invited)
     node.write(SCRIPT, join_script(invitation), mode=0o700)
-    node.write(CONFIG, join_config(invitation, node.tree.kubeadm_api), mode=0o600)
+    config = join_config(invitation, node.tree.kubeadm_api, node.host.labels)
+    node.write(CONFIG, config, mode=0o600)
     end = time.monotonic() + node.host.config.deadlines.kubeadm_join
     pause_s = _FIRST_PAUSE_S
     for left in range(node.host.config.join_tries - 1, -1, -1):

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flux_flex.errors import FlexError
+from flux_flex.usernetes.registration import registration
 
 SCRIPT = "join-command"
 CONFIG = "join-config.yaml"
@@ -113,11 +114,14 @@ kubeadm join --config {_MOUNTED}/{CONFIG}
 """
 
 
-def join_config(invitation: Invitation, api: str) -> str:
-    """A JoinConfiguration of the tree's kubeadm API version; JSON, which is YAML."""
+def join_config(invitation: Invitation, api: str, labels: Mapping[str, str] | None = None) -> str:
+    """A JoinConfiguration of the tree's kubeadm API version; JSON, which is YAML.
+
+    With ``labels``, the worker registers itself with them.
+    """
     if not _API.fullmatch(api):
         raise FlexError("no API version of kubeadm", "kubeadm-config.yaml")
-    document = {
+    document: dict[str, object] = {
         "apiVersion": api,
         "kind": "JoinConfiguration",
         "discovery": {
@@ -128,6 +132,8 @@ def join_config(invitation: Invitation, api: str) -> str:
             }
         },
     }
+    if labels:
+        document["nodeRegistration"] = registration(labels, api)
     return json.dumps(document, indent=2) + "\n"
 
 

@@ -22,7 +22,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flux_flex.config import UsernetesConfig
 from flux_flex.errors import FlexError
@@ -31,6 +31,7 @@ from flux_flex.model.usernetes import UsernetesRequest
 from flux_flex.usernetes.account import Account, run_as
 from flux_flex.usernetes.members import Member
 from flux_flex.usernetes.ports import Leases, PortTaken, is_free
+from flux_flex.usernetes.registration import KUBEADM_CONFIG, with_registration
 from flux_flex.usernetes.rendezvous import Aborted
 from flux_flex.usernetes.state import Held, Record, State, process_start
 from flux_flex.usernetes.steps import PROJECT_VARIABLE, Make, StepFailed, kill_marked
@@ -88,13 +89,17 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Host:
-    """What the node's host gives: configuration, state, leases, the user and the user's engine."""
+    """What the node's host gives: configuration, state, leases, the user and the user's engine.
+
+    ``labels`` say in Kubernetes where the host sits; none where the site does not know.
+    """
 
     config: UsernetesConfig
     state: State
     leases: Leases
     account: Account
     engine: Engine
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 class Node:
@@ -157,6 +162,8 @@ class Node:
             self._make_directory()
             account = self.host.account
             copy_tree(template, self._directory, uid=account.uid, gid=account.gid)
+            if self.member.is_lead and self.host.labels:
+                self._label_lead()
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_APPEND
             self._log = os.open(LOG, flags, 0o600, dir_fd=self._directory)
             os.fchown(self._log, account.uid, account.gid)
@@ -317,6 +324,19 @@ class Node:
             return
         self.note(device=device, inode=inode, links=self._place.links)
         make_links(self._place, users)
+
+    def _label_lead(self) -> None:
+        """Have the lead register itself with its labels, if the tree is one that we know.
+
+        In the directory's own copy, while nobody else can reach it.
+        """
+        try:
+            text = with_registration(self.read(KUBEADM_CONFIG), self.host.labels)
+        except FlexError as error:
+            name = self.member.node_name
+            log.info("%s: no topology labels: %s: %s", name, error.where, error.what)
+        else:
+            self.write(KUBEADM_CONFIG, text, mode=0o600)
 
     def _lease_subnet(self) -> None:
         """A subnet that this node has not tried yet."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from flux_flex.config import UsernetesConfig, load_config
+from flux_flex.config import TopologyConfig, UsernetesConfig, load_config
 from flux_flex.errors import BadInput, FlexError
 from flux_flex.host.engines import find_engine
 from flux_flex.host.flux_instance import FluxInstance
@@ -27,6 +27,8 @@ from flux_flex.host.instance import Instance
 from flux_flex.model.jobid import f58, job_kvs_key, parse_jobid
 from flux_flex.model.quoting import quoted
 from flux_flex.model.usernetes import usernetes_request
+from flux_flex.topology.jobs import record_span
+from flux_flex.topology.labels import labels_of_host
 from flux_flex.usernetes.account import account_of
 from flux_flex.usernetes.cluster import bring_up
 from flux_flex.usernetes.keeping import keep_until, remove_expired, remove_orphans
@@ -60,13 +62,17 @@ log = logging.getLogger("flux_flex.usernetes")
 
 @dataclass(frozen=True)
 class Task:
-    """What a prolog has to do: a cluster, this host's part of it, and the configuration."""
+    """What a prolog has to do: a cluster, this host's part of it, and the configuration.
+
+    ``topology`` says where the site keeps what it knows of its network.
+    """
 
     cluster: Cluster
     rank: int
     uid: int
     owner: int
     config: UsernetesConfig
+    topology: TopologyConfig
     jobspec: Mapping[str, object]
     on_step: StepListener | None = None
     on_failure: Callable[[str], None] | None = None
@@ -112,13 +118,13 @@ def task_of(
     request = usernetes_request(jobspec)
     if request is None:
         return None
-    config = load_config().usernetes
+    config = load_config()
     members = members_of(instance.allocation(jobid), request.nodes)
     if all(member.rank != rank for member in members):
         return None
     key = job_kvs_key(jobid, KEY)
     cluster = Cluster(f58(jobid)[1:], jobid, key, members, request, jobid, where)
-    return Task(cluster, rank, uid, owner, config, jobspec)
+    return Task(cluster, rank, uid, owner, config.usernetes, config.topology, jobspec)
 
 
 def run(task: Task, instance: Instance) -> int:
@@ -126,7 +132,7 @@ def run(task: Task, instance: Instance) -> int:
     config, cluster = task.config, task.cluster
     member = next(one for one in cluster.members if one.rank == task.rank)
     try:
-        host = _host_of(task, instance)
+        host = _host_of(task, instance, member.host)
     except FlexError as error:
         raise error.at(f"{member.host} (rank {member.rank})") from None
     state = host.state
@@ -138,6 +144,8 @@ def run(task: Task, instance: Instance) -> int:
         meeting = Rendezvous(instance, cluster.key, task.rank)
         try:
             with time_limit(config.deadlines.total):
+                if member.is_lead and cluster.told_job is not None:
+                    record_span(instance, cluster.told_job, task.topology)
                 bring_up(node, meeting, lambda text: _tell(instance, cluster, text))
         except (FlexError, Cancelled, OSError) as error:
             ignore_signals()
@@ -152,15 +160,17 @@ def run(task: Task, instance: Instance) -> int:
     return 0
 
 
-def _host_of(task: Task, instance: Instance) -> Host:
-    """What this host gives: its state, the user's account and the user's engine."""
+def _host_of(task: Task, instance: Instance, name: str) -> Host:
+    """What this host gives: its state, the user's account and engine, and where it sits."""
     config, state = task.config, State.open()
     remove_expired(state, config, lambda: instance)
     if task.cluster.instance:
         remove_orphans(state, config, instance, task.cluster.instance)
     account = account_of(task.uid, owner=task.owner)
     engine = find_engine(config.container_engine, config.compose, uid=task.uid, path=config.path)
-    return Host(config, state, Leases(state, config.port_range, config.subnets), account, engine)
+    leases = Leases(state, config.port_range, config.subnets)
+    labels = labels_of_host(task.topology, name, instance)
+    return Host(config, state, leases, account, engine, labels)
 
 
 def _give_up(

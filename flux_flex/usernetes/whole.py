@@ -100,8 +100,11 @@ def _up(options: argparse.Namespace) -> int:
     def tell(member: Member, step: str) -> None:
         say(rank=member.rank, node=member.node_name, step=step)
 
-    config = load_config().usernetes
-    code = run(Task(cluster, rank, uid, owner, config, {}, tell, _tell_failure), instance)
+    config = load_config()
+    task = Task(
+        cluster, rank, uid, owner, config.usernetes, config.topology, {}, tell, _tell_failure
+    )
+    code = run(task, instance)
     if code == 0:
         mine = next(member for member in members if member.rank == rank)
         record = State.open().peek(f"{identity}.{rank}")

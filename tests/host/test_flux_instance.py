@@ -87,12 +87,16 @@ class FakeFlux:
     def fetch_jobs(self) -> Future:
         return Future(self.jobs)
 
-    def kvs_get(self, handle: Any, key: str) -> Any:
+    def lookup(self, handle: Any, key: str, *, deadline_s: float) -> str:
+        assert deadline_s > 0, "waited without a deadline"
         if self.refusal:
             raise self.refusal
         if key not in self.store:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory")
-        return self.store[key]
+        value = self.store[key]
+        if isinstance(value, KVSDir):
+            raise IsADirectoryError(errno.EISDIR, "Is a directory")
+        return value if isinstance(value, str) else json.dumps(value)
 
     def transaction(self, handle: Any) -> FakeFlux:
         return self
@@ -112,7 +116,8 @@ def flux(monkeypatch: pytest.MonkeyPatch) -> FakeFlux:
     fake = FakeFlux()
     modules = {name: types.ModuleType(name) for name in ("flux", "flux.kvs", "flux.job")}
     modules["flux"].__dict__.update(Flux=fake.connect)
-    modules["flux.kvs"].__dict__.update(get=fake.kvs_get, KVSTxn=fake.transaction, KVSDir=KVSDir)
+    modules["flux.kvs"].__dict__.update(KVSTxn=fake.transaction)
+    monkeypatch.setattr("flux_flex.host.flux_instance.lookup", fake.lookup)
     modules["flux.job"].__dict__.update(JobList=fake.job_list)
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
@@ -344,6 +349,8 @@ def test_kvs_keys_are_set_read_and_removed(flux: FakeFlux, instance: FluxInstanc
     instance.kvs_put("a.b", None)
     with pytest.raises(BadInput, match="No such file"):
         instance.kvs_get("a.b")
+    flux.store["text"] = "no JSON"
+    assert instance.kvs_get("text") == "no JSON"
     flux.store["dir"] = KVSDir()
     with pytest.raises(BadInput, match="directory"):
         instance.kvs_get("dir")

@@ -35,7 +35,7 @@ def run_script(
 @pytest.fixture(scope="module")
 def installed_once(tmp_path_factory: pytest.TempPathFactory) -> Site:
     site = Site(tmp_path_factory.mktemp("installed"))
-    done = site.install()
+    done = site.install("--span")
     assert done.returncode == 0, done.stderr
     return site
 
@@ -100,6 +100,67 @@ def test_hostile_job_id_is_no_command(installed: Site, tmp_path: Path) -> None:
     hostile = f'"; touch {tmp_path}/made; $(touch {tmp_path}/made) `touch {tmp_path}/made`'
     assert prolog(installed, FLUX_JOB_ID=hostile).returncode == 1
     assert epilog(installed, hostile).returncode == 42
+    assert not (tmp_path / "made").exists()
+
+
+# ---- the span -----------------------------------------------------------------------------------
+
+
+def span(
+    site: Site, shell: str, rank: str = "", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    site.fake_flux({"getattr rank": rank} if rank else {})
+    return run_script(shell, site.system / "prolog.d/51-flux-flex-span", **variables)
+
+
+@every_shell
+@pytest.mark.parametrize("ranks", ["2-3", "2,7-9", "[2-3]", "2,3"])
+@pytest.mark.parametrize("rank", ["2", "3", "0", "23"])
+def test_only_the_first_rank_of_a_job_starts_python(
+    installed: Site, shell: str, ranks: str, rank: str
+) -> None:
+    done = span(installed, shell, rank, FLUX_JOB_ID=ID, FLUX_JOB_RANKS=ranks)
+    assert done.returncode == 0
+    wanted = ["-I -m flux_flex.topology.jobs"] if rank == "2" else []
+    assert installed.asked_of_python() == wanted
+    assert installed.asked_of_flux() == ["getattr rank"]
+
+
+@every_shell
+@pytest.mark.parametrize("ranks", ["0", "17", "[5]"])
+def test_a_job_of_one_rank_costs_nothing(installed: Site, shell: str, ranks: str) -> None:
+    done = span(installed, shell, "17", FLUX_JOB_ID=ID, FLUX_JOB_RANKS=ranks)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert installed.asked_of_flux() == installed.asked_of_python() == []
+
+
+@every_shell
+def test_where_flux_does_not_tell_the_ranks_python_asks_for_them(
+    installed: Site, shell: str
+) -> None:
+    assert span(installed, shell, "3", FLUX_JOB_ID=ID).returncode == 0
+    assert installed.asked_of_python() == ["-I -m flux_flex.topology.jobs"]
+
+
+@every_shell
+def test_a_span_that_cannot_be_recorded_fails_no_job_and_is_said(
+    installed: Site, shell: str
+) -> None:
+    job = {"FLUX_JOB_ID": ID, "FLUX_JOB_RANKS": "0-1"}
+    for rank, variables, said in (
+        ("0", job, "not recorded: flux_flex ended with 42"),
+        ("", job, "flux getattr failed"),
+        ("0", {}, "FLUX_JOB_ID is not set"),
+    ):
+        done = span(installed, shell, rank, **variables)
+        assert done.returncode == 0
+        assert done.stderr.startswith("flux-flex span: ")
+        assert said in done.stderr
+
+
+def test_hostile_ranks_are_no_command(installed: Site, tmp_path: Path) -> None:
+    for ranks in (f"0-1$(touch {tmp_path}/made)", f"0;touch {tmp_path}/made", "*", "-n", "0\n1"):
+        assert span(installed, "sh", "0", FLUX_JOB_ID=ID, FLUX_JOB_RANKS=ranks).returncode == 0
     assert not (tmp_path / "made").exists()
 
 

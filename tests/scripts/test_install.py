@@ -79,6 +79,43 @@ def test_every_file_is_put_in_place_and_no_other(staged: Site) -> None:
     assert list(snapshot(staged.below(""))) == FILES
 
 
+SPAN = "etc/flux/system/prolog.d/51-flux-flex-span"
+
+
+def test_the_script_for_spans_is_put_in_place_where_it_is_asked_for(staged: Site) -> None:
+    done = staged.install("--span")
+    assert done.returncode == 0, done.stderr
+    assert list(snapshot(staged.below(""))) == sorted([*FILES, SPAN])
+    assert staged.below(SPAN).stat().st_mode & 0o777 == 0o755
+    text = staged.below(SPAN).read_text()
+    assert "@" not in text.replace("$@", "")
+
+
+def test_who_asked_for_spans_once_has_the_script_kept_up_to_date(staged: Site) -> None:
+    staged.install("--span")
+    wanted = staged.below(SPAN).read_text()
+    staged.below(SPAN).write_text(wanted + "echo older\n")
+    assert f"update     {staged.below(SPAN)}" in staged.install().stdout
+    assert staged.below(SPAN).read_text() == wanted
+
+
+@pytest.mark.parametrize("options", [[], ["--span"]])
+def test_the_script_for_spans_is_taken_away_with_the_rest(staged: Site, options: list[str]) -> None:
+    staged.install("--span")
+    assert staged.install("--uninstall", *options).returncode == 0
+    assert snapshot(staged.below("")) == {}
+
+
+def test_a_script_of_the_site_with_that_name_is_left_alone(staged: Site) -> None:
+    own = staged.below(SPAN)
+    own.parent.mkdir(parents=True)
+    own.write_text("#!/bin/sh\n")
+    assert staged.install().returncode == 0
+    assert staged.install("--span").returncode == 1
+    staged.install("--uninstall", "--span")
+    assert own.read_text() == "#!/bin/sh\n"
+
+
 def test_scripts_are_executable_and_the_rest_is_not(staged: Site) -> None:
     staged.install()
     modes = {name: found[0] for name, found in snapshot(staged.below("")).items()}

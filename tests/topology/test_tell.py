@@ -126,7 +126,7 @@ def in_flux(where: Path, script: str, *, amend: bool) -> str:
     """What a shell script prints in an instance of the recorded hosts; skips without Flux."""
     if shutil.which("flux") is None:
         pytest.skip("flux is not on PATH: no real instance to tell anything")
-    ours = "%d.%d" % sys.version_info[:2]
+    ours = f"{sys.version_info[0]}.{sys.version_info[1]}"
     asked = ["flux", "python", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
     theirs = subprocess.run(asked, capture_output=True, text=True, timeout=60).stdout.strip()
     if theirs != ours:
@@ -147,7 +147,7 @@ def in_flux(where: Path, script: str, *, amend: bool) -> str:
     if amend:
         options.append("amend-r=flux_flex.topology.annotate:amend")
     done = subprocess.run(
-        ["flux", "start", *(f"--conf=fake-resources.{one}" for one in options), "sh", "-euc", script],
+        ["flux", "start", *(f"--conf=fake-resources.{o}" for o in options), "sh", "-euc", script],
         capture_output=True, text=True, timeout=120, env=env,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -173,15 +173,15 @@ def test_a_real_flux_amends_its_fake_resources_and_its_fluxion_knows_the_levels(
     tmp_path: Path,
 ) -> None:
     script = """
+as_json='import json, sys, yaml; json.dump(yaml.safe_load(sys.stdin), sys.stdout)'
 for name in two-under-one-leaf eight-under-two-leaves; do
-    id=$(flux python -c 'import json, sys, yaml; json.dump(yaml.safe_load(sys.stdin), sys.stdout)' \\
-        <$EXAMPLES/$name.yaml | flux job submit)
+    id=$(flux python -c "$as_json" <$EXAMPLES/$name.yaml | flux job submit)
     flux job wait-event -t 20 $id alloc >/dev/null
     flux job info $id R
 done
 """
     lines = in_flux(tmp_path, script, amend=True).splitlines()
-    two, eight = ([t for t in json.loads(line)["execution"]["nodelist"]] for line in lines)
+    two, eight = (json.loads(line)["execution"]["nodelist"] for line in lines)
     leaves = {place.host: place.network_nodes[-1] for place in recorded_network().places}
     from flux_flex.model.hostlist import expand_nodelist
 

@@ -37,6 +37,7 @@ WORKER = ("up", "kubeadm-join")
 CONTAINERD = [
     Path(f"/run/{where}/containerd.sock") for where in ("docker/containerd", "containerd")
 ]
+LAYER = "topology.k8s.aws/network-node-layer-"
 LABEL = "com.docker.compose.project"
 
 
@@ -98,6 +99,32 @@ def test_four_ranks_come_up_and_leave_nothing(site: DockerSite) -> None:
     assert site.epilogs(JOBID, 4) == [0] * 4, site.output()
     assert site.left() == []
     assert site.memo(JOBID) == "down"
+
+
+@pytest.mark.parametrize("api", ["v1beta3", "v1beta4"])
+def test_lead_and_worker_register_with_the_labels_of_their_places(
+    site: DockerSite, api: str
+) -> None:
+    config = site.template / "kubeadm-config.yaml"
+    config.write_text(config.read_text().replace("v1beta4", api))
+    site.locate(n0=["nn-a", "nn-b"], n1=["nn-a", "nn-c"])
+    site.submit(["n0", "n1"])
+    # Hosts of two names that are one machine, and so one state and one table of leases.
+    here = site.host("n0")
+    shared = {"FLUX_FLEX_STATE": str(here / "state"), "FLUX_FLEX_CONFIG": str(here / "flex.toml")}
+    running = [site.start("prolog", JOBID, rank, **shared) for rank in (0, 1)]
+    assert site.watch_over(JOBID, running) == [0, 0], site.output()
+    record = site.record(JOBID)
+    assert record is not None
+    lead = f"{record.project}_node_1"
+    told = docker("exec", lead, "kubectl", "get", "nodes", "--show-labels")
+    labels = dict(zip(told[::2], told[1::2], strict=True))
+    common = "topology.k8s.aws/zone-id=use2-az2,topology.kubernetes.io/zone=us-east-2b"
+    for name, leaf in (("u7s-n0", "nn-b"), ("u7s-n1", "nn-c")):
+        assert f"{LAYER}1=nn-a,{LAYER}2={leaf},{common}" in labels[name]
+    epilogs = [site.start("epilog", JOBID, rank, **shared) for rank in (0, 1)]
+    assert [process.wait(60) for process in epilogs] == [0, 0], site.output()
+    assert [one for one in site.left() if not one.endswith("flex-topology")] == []
 
 
 @pytest.mark.parametrize("step", LEAD)

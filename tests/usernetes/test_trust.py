@@ -656,6 +656,7 @@ def test_nothing_of_roots_reaches_the_users_processes(site: Target) -> None:
     reading, writing = os.pipe()
     os.set_inheritable(reading, True)
     os.set_inheritable(writing, True)
+    site.locate(n0=["nn-a"])  # so that root writes the lead's kubeadm-config.yaml, too
     site.submit()
     try:
         before = os.umask(0)
@@ -666,6 +667,7 @@ def test_nothing_of_roots_reaches_the_users_processes(site: Target) -> None:
         os.close(writing)
     directory = site.name()
     account = account_of(USER, owner=OWNER)
+    assert "network-node-layer-1=nn-a" in (directory / "kubeadm-config.yaml").read_text()
     targets = {path.name.removeprefix(".id-") for path in directory.glob(".id-*")}
     assert targets >= {"up", "kubeadm-init", "install-flannel", "kubeconfig"}
     for target in targets:

@@ -117,6 +117,19 @@ def jobspec_of(user: Mapping[str, object], duration: float = 0) -> dict[str, Any
     }
 
 
+def topology_of(network_nodes: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """EC2's answers for hosts by the network nodes above them, top first, in one zone."""
+    ids = {host: f"i-{number:017x}" for number, host in enumerate(network_nodes, start=1)}
+    placed: dict[str, object] = {"AvailabilityZone": "us-east-2b", "ZoneId": "use2-az2"}
+    kind = {"InstanceType": "hpc7a.12xlarge"}
+    found = [{"InstanceId": ids[host], "Tags": [{"Key": "Name", "Value": host}]} for host in ids]
+    located = [
+        {"InstanceId": ids[host], "NetworkNodes": list(nodes), **kind, **placed}
+        for host, nodes in network_nodes.items()
+    ]
+    return {"Reservations": [{"Instances": found}], "Instances": located}
+
+
 @dataclass
 class Site:
     """Hosts that have a template and an engine in common, and a folder each for the rest.
@@ -143,6 +156,8 @@ class Site:
         if self.tree == STANDIN:
             shutil.copy("/bin/busybox", self.template / "busybox")
         trusted(self.template)
+        # What the site knows of its network: nothing, until a test writes it.
+        self.topology_file = self.folder / "topology.json"
         self.settings = self.deadlines = ""
         self.seen: list[Record] = []
         self.hosts: dict[int, Sequence[str]] = {}
@@ -165,6 +180,7 @@ class Site:
             f'[usernetes]\ntemplate = "{self.template}"\nworkdir = "{folder}/tmp"\n'
             f'container_engine = "{self.engine}"\ncompose = "{self.compose}"\n'
             f'path = "{path}"\n{self.settings}\n[usernetes.deadlines]\n{self.deadlines}\n'
+            f'[topology]\nfile = "{self.topology_file}"\n'
         )
         config.chmod(0o644)
         return folder
@@ -172,6 +188,11 @@ class Site:
     def faults(self, *lines: str) -> None:
         (self.template / "faults").write_text("".join(f"{line}\n" for line in lines))
         trusted(self.template)
+
+    def locate(self, **network_nodes: Sequence[str]) -> None:
+        """Say which network nodes are above each host, top first, as EC2 would."""
+        self.topology_file.write_text(json.dumps(topology_of(network_nodes)))
+        self.topology_file.chmod(0o644)
 
     def submit(
         self,
