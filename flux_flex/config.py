@@ -15,10 +15,11 @@ import re
 import stat
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
 
 from flux_flex.errors import BadInput
 from flux_flex.fields import STRICT, Duration
@@ -38,8 +39,21 @@ _MOST_BYTES = 1 << 20
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PORTS = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
 _FEWEST_PORTS = 8
+_HOURS = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]):([0-5][0-9])")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9-]{1,63})*")
+_MOST_PLACEHOLDERS = 100_000
 
 Deadline = Annotated[Duration, Field(gt=0, le=86400)]
+
+
+def _unlimited(value: object) -> object:
+    return None if value == "unlimited" else value
+
+
+# TOML has no null, and 0 has to mean that nothing may be rented.
+Unlimited = BeforeValidator(_unlimited)
+MostNodes = Annotated[Annotated[int, Field(ge=0, le=100_000)] | None, Unlimited]
+MostDollars = Annotated[Annotated[float, Field(ge=0, le=1e9)] | None, Unlimited]
 
 
 class Deadlines(BaseModel):
@@ -192,6 +206,173 @@ class TopologyConfig(BaseModel):
         return _absolute_path(path)
 
 
+class BurstLimits(BaseModel):
+    """What may be rented at the most; None for a limit that does not apply."""
+
+    model_config = STRICT
+
+    nodes: MostNodes = Field(default=None, description="nodes rented at once")
+    cost_per_hour: MostDollars = Field(default=None, description="dollars an hour, all nodes")
+    budget: MostDollars = Field(default=None, description="dollars in one period")
+    period: Duration = Field(default=30 * 86400.0, gt=0, description="the budget's period")
+    per_user: MostNodes = Field(
+        default=None, description="nodes rented at once for the jobs of one user"
+    )
+    types: tuple[str, ...] = Field(
+        default=(), strict=False, description="node types that may be rented; empty for all"
+    )
+    hours: str = Field(
+        default="",
+        description="when to rent, such as 20:00-06:00, the lead's local time; empty for always",
+    )
+
+    @field_validator("hours")
+    @classmethod
+    def _a_time_of_day(cls, hours: str) -> str:
+        found = _HOURS.fullmatch(hours)
+        if hours and (found is None or hours[:5] == hours[6:]):
+            raise ValueError("should be two times of day such as 20:00-06:00")
+        return hours
+
+    @property
+    def minutes(self) -> tuple[int, int] | None:
+        """``hours`` as minutes after midnight, first and end; the end may be the smaller one."""
+        found = _HOURS.fullmatch(self.hours)
+        if found is None:
+            return None
+        return int(found[1]) * 60 + int(found[2]), int(found[3]) * 60 + int(found[4])
+
+
+class BurstSlots(BaseModel):
+    """Placeholders of one node type: bursts of equal size, named ``<name>-0`` and so on."""
+
+    model_config = STRICT
+
+    # From a letter on, as a MiniCluster of that name has to be.
+    name: str = Field(
+        pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$",
+        description="burst k is NAME-k, its hosts NAME-k-0, NAME-k-1, ...; small letters, digits,"
+        " '-', at most 40",
+    )
+    type: str = Field(min_length=1, max_length=63, description="a node type of the catalogue")
+    bursts: int = Field(ge=1, le=100, description="how many bursts of it there can be at once")
+    nodes: int = Field(ge=1, le=4096, description="nodes of each burst, at the most")
+
+
+class BurstLead(BaseModel):
+    """The broker that rented brokers join."""
+
+    model_config = STRICT
+
+    address: str = Field(
+        default="", description="a host name or IP address that rented nodes can reach"
+    )
+    port: int = Field(default=8050, ge=1, le=65535, description="its TCP port")
+    name: str = Field(default="", description="host name of the lead broker, as R has it")
+
+    @field_validator("address")
+    @classmethod
+    def _reachable(cls, address: str) -> str:
+        try:
+            ip = ipaddress.ip_address(address) if address else None
+        except ValueError:
+            # A last label of digits would be a mistyped IPv4 address (RFC 1123).
+            good = _HOST.fullmatch(address) and not address.rpartition(".")[2].isdigit()
+        else:
+            # A zone (fe80::1%eth0) means nothing on another host, and % is a token to Flux.
+            good = ip is None or not ("%" in address or ip.is_unspecified or ip.is_multicast)
+        if not good or len(address) > 253:
+            raise ValueError("should be a host name or an IP address, without the port")
+        return address
+
+    @field_validator("name")
+    @classmethod
+    def _a_host(cls, name: str) -> str:
+        if name and (len(name) > 253 or not _HOST.fullmatch(name)):
+            raise ValueError("should be a host name")
+        return name
+
+
+class BurstLocal(BaseModel):
+    """The provider ``local``: brokers on the lead's own machine, to try bursting out."""
+
+    model_config = STRICT
+
+    rundir: str = Field(
+        default="", description="where its brokers live; empty for a folder in the lead's rundir"
+    )
+    flux: str = Field(default="flux", min_length=1, description="the flux command")
+    cores: int = Field(
+        default=0, ge=0, le=4096, description="cores of each broker; 0 for those of its type"
+    )
+    curve_cert: str = Field(
+        default="/etc/flux/system/curve.cert",
+        min_length=1,
+        description="the certificate of all brokers, made by flux keygen",
+    )
+
+    @field_validator("rundir", "curve_cert")
+    @classmethod
+    def _absolute(cls, path: str) -> str:
+        return _absolute_path(path)
+
+
+class BurstSettings(BaseModel):
+    """When the instance grows onto rented nodes, from whom, and how far."""
+
+    model_config = STRICT
+
+    provider: str = Field(
+        default="",
+        pattern=r"^([a-z0-9][a-z0-9-]{0,30})?$",
+        description="who rents, such as local; empty for no bursting",
+    )
+    threshold: Duration = Field(
+        default=600.0, description="rent only where a job starts sooner by more than this"
+    )
+    idle_timeout: Duration = Field(
+        default=300.0, description="how long rented nodes may idle before they go"
+    )
+    boot_deadline: Deadline = Field(
+        default=600.0, description="how long rented nodes may take to join before they are given up"
+    )
+    queue: str = Field(
+        default="", description="jobs of this queue may burst without saying so; empty for none"
+    )
+    depth: int = Field(
+        default=32, ge=1, le=100_000, description="how many pending jobs, from the head, to weigh"
+    )
+    catalog: str = Field(default="", description="the catalogue of node types, a YAML file")
+    on_unload: Literal["keep", "drain"] = Field(
+        default="keep", description="what becomes of rented nodes when the controller is unloaded"
+    )
+    limits: BurstLimits = Field(default=BurstLimits(), description="what may be rented at the most")
+    slots: tuple[BurstSlots, ...] = Field(
+        default=(), strict=False, description="hosts that are set aside for rented nodes"
+    )
+    lead: BurstLead = Field(default=BurstLead(), description="the broker that rented brokers join")
+    local: BurstLocal = Field(default=BurstLocal(), description="the provider local")
+
+    @field_validator("catalog")
+    @classmethod
+    def _absolute(cls, path: str) -> str:
+        return _absolute_path(path)
+
+    @field_validator("slots")
+    @classmethod
+    def _names_do_not_overlap(cls, slots: tuple[BurstSlots, ...]) -> tuple[BurstSlots, ...]:
+        for place, slot in enumerate(slots):
+            for other in slots[:place]:
+                short, long = sorted((slot.name, other.name), key=len)
+                # The bursts of hpc7a are hpc7a-0 ..., and hpc7a-0-0 is a host of one of them.
+                if re.fullmatch(r"(-[0-9]+)*", long.removeprefix(short)):
+                    raise ValueError(f"the names {other.name} and {slot.name} overlap")
+        total = sum(slot.bursts * slot.nodes for slot in slots)
+        if total > _MOST_PLACEHOLDERS:
+            raise ValueError(f"{total} hosts in all, more than {_MOST_PLACEHOLDERS}")
+        return slots
+
+
 class FlexConfig(BaseModel):
     """The whole file."""
 
@@ -200,6 +381,25 @@ class FlexConfig(BaseModel):
     usernetes: UsernetesConfig = Field(default=UsernetesConfig(), description="a cluster per job")
     topology: TopologyConfig = Field(
         default=TopologyConfig(), description="where hosts sit on the network"
+    )
+    burst: BurstSettings = Field(default=BurstSettings(), description="growing onto rented nodes")
+
+
+@dataclass(frozen=True, slots=True)
+class BurstSlot:
+    """Room for one burst of a node type: ``hosts``, which R has, under the burst's ``name``."""
+
+    name: str
+    type: str
+    hosts: tuple[str, ...]
+
+
+def slots_of(burst: BurstSettings) -> tuple[BurstSlot, ...]:
+    """Every slot, in the order of the file, which is that of the hosts' ranks."""
+    return tuple(
+        BurstSlot(burst, slot.type, tuple(f"{burst}-{host}" for host in range(slot.nodes)))
+        for slot in burst.slots
+        for burst in (f"{slot.name}-{k}" for k in range(slot.bursts))
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_flex.config import FlexConfig, load_config, parse_config
+from flux_flex.config import BurstSlot, FlexConfig, load_config, parse_config, slots_of
 from flux_flex.errors import BadInput
 
 SHIPPED = Path(__file__).parents[1] / "etc" / "flux" / "flex.toml"
@@ -36,8 +36,9 @@ def test_the_shipped_file_has_every_key_with_its_default(tmp_path: Path) -> None
     assert found == FlexConfig()
     assert found.usernetes.model_fields_set == set(type(found.usernetes).model_fields)
     assert found.topology.model_fields_set == set(type(found.topology).model_fields)
-    deadlines = found.usernetes.deadlines
-    assert deadlines.model_fields_set == set(type(deadlines).model_fields)
+    burst = found.burst
+    for table in (found.usernetes.deadlines, burst, burst.limits, burst.lead, burst.local):
+        assert table.model_fields_set == set(type(table).model_fields)
 
 
 def test_without_a_file_everything_has_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,3 +148,102 @@ def test_values_that_cannot_be_meant_are_refused_with_their_key(document: dict[s
 def test_any_document_is_a_configuration_or_bad_input(document: dict[str, Any]) -> None:
     with suppress(BadInput):
         parse_config({"usernetes": document})
+
+
+# -- [burst]
+
+SLOTS = {"name": "hpc7a", "type": "hpc7a.12xlarge", "bursts": 2, "nodes": 2}
+
+
+def burst_refused(document: dict[str, Any]) -> BadInput:
+    with pytest.raises(BadInput) as got:
+        parse_config({"burst": document})
+    return got.value
+
+
+def test_each_burst_has_a_slot_with_hosts_named_after_it() -> None:
+    gpus = {"name": "p5", "type": "p5.48xlarge", "bursts": 1, "nodes": 1}
+    assert slots_of(parse_config({"burst": {"slots": [SLOTS, gpus]}}).burst) == (
+        BurstSlot("hpc7a-0", "hpc7a.12xlarge", ("hpc7a-0-0", "hpc7a-0-1")),
+        BurstSlot("hpc7a-1", "hpc7a.12xlarge", ("hpc7a-1-0", "hpc7a-1-1")),
+        BurstSlot("p5-0", "p5.48xlarge", ("p5-0-0",)),
+    )
+    assert slots_of(FlexConfig().burst) == ()
+
+
+def test_a_limit_of_nothing_is_a_limit_and_unlimited_is_none() -> None:
+    limits = parse_config({"burst": {"limits": {"budget": 0, "nodes": "unlimited"}}}).burst.limits
+    assert (limits.budget, limits.nodes, limits.per_user) == (0.0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("hours", "minutes"), [("20:00-06:30", (1200, 390)), ("00:00-23:59", (0, 1439)), ("", None)]
+)
+def test_hours_are_times_of_day(hours: str, minutes: tuple[int, int] | None) -> None:
+    assert parse_config({"burst": {"limits": {"hours": hours}}}).burst.limits.minutes == minutes
+
+
+@pytest.mark.parametrize(
+    "names", [["a", "a"], ["a", "a-0"], ["a-1-2", "a"], ["b", "hpc7a-0", "hpc7a"]]
+)
+def test_names_of_slots_that_would_meet_are_refused(names: list[str]) -> None:
+    error = burst_refused({"slots": [{**SLOTS, "name": name} for name in names]})
+    assert error.where == "burst.slots"
+    assert "overlap" in error.what
+
+
+def test_names_of_slots_may_begin_alike() -> None:
+    names = ["hpc7a", "hpc7", "hpc7a-big", "hpc7a-1b"]
+    slots = [{**SLOTS, "name": name} for name in names]
+    assert len(slots_of(parse_config({"burst": {"slots": slots}}).burst)) == 8
+
+
+@pytest.mark.parametrize(
+    ("where", "document"),
+    [
+        ("burst.slots[0].name", {"slots": [{**SLOTS, "name": "Hpc"}]}),
+        ("burst.slots[0].name", {"slots": [{**SLOTS, "name": "7a"}]}),
+        ("burst.slots[0].name", {"slots": [{**SLOTS, "name": "a-"}]}),
+        ("burst.slots[0].name", {"slots": [{**SLOTS, "name": "a" * 41}]}),
+        ("burst.slots[0].bursts", {"slots": [{**SLOTS, "bursts": 0}]}),
+        ("burst.slots[0].bursts", {"slots": [{**SLOTS, "bursts": 101}]}),
+        ("burst.slots[0].nodes", {"slots": [{**SLOTS, "nodes": 4097}]}),
+        ("burst.slots[0].type", {"slots": [{**SLOTS, "type": ""}]}),
+        ("burst.slots", {"slots": [{**SLOTS, "bursts": 100, "nodes": 4096}]}),
+        ("burst.limits.hours", {"limits": {"hours": "20-6"}}),
+        ("burst.limits.hours", {"limits": {"hours": "24:00-06:00"}}),
+        ("burst.limits.hours", {"limits": {"hours": "20:00-20:00"}}),
+        ("burst.limits.nodes", {"limits": {"nodes": -1}}),
+        ("burst.limits.nodes", {"limits": {"nodes": "none"}}),
+        ("burst.limits.cost_per_hour", {"limits": {"cost_per_hour": float("inf")}}),
+        ("burst.lead.address", {"lead": {"address": "10.0.0.700"}}),
+        ("burst.lead.address", {"lead": {"address": "0.0.0.0"}}),
+        ("burst.lead.address", {"lead": {"address": "fe80::1%eth0"}}),
+        ("burst.lead.address", {"lead": {"address": "lead:8050"}}),
+        ("burst.lead.name", {"lead": {"name": 'lead"'}}),
+        ("burst.lead.port", {"lead": {"port": 0}}),
+        ("burst.local.rundir", {"local": {"rundir": "run"}}),
+        ("burst.local.curve_cert", {"local": {"curve_cert": "curve.cert"}}),
+        ("burst.local.flux", {"local": {"flux": ""}}),
+        ("burst.catalog", {"catalog": "catalog.yaml"}),
+        ("burst.on_unload", {"on_unload": "release"}),
+        ("burst.boot_deadline", {"boot_deadline": 0}),
+        ("burst.depth", {"depth": 0}),
+        ("burst.provider", {"provider": "EKS"}),
+    ],
+)
+def test_bursting_that_cannot_be_meant_is_refused_with_its_key(
+    where: str, document: dict[str, Any]
+) -> None:
+    assert burst_refused(document).where == where
+
+
+@pytest.mark.parametrize("address", ["lead", "lead-1.example.org", "10.0.0.7", "2001:db8::7", ""])
+def test_a_lead_may_have_any_address_that_others_can_reach(address: str) -> None:
+    assert parse_config({"burst": {"lead": {"address": address}}}).burst.lead.address == address
+
+
+@given(st.dictionaries(st.text(max_size=8), st.none() | st.integers() | st.text(max_size=20)))
+def test_any_table_is_a_slot_or_bad_input(table: dict[str, Any]) -> None:
+    with suppress(BadInput):
+        parse_config({"burst": {"slots": [{**SLOTS, **table}], "lead": table, "limits": table}})

@@ -18,13 +18,17 @@ from flux_flex.errors import FlexError
 Key = tuple[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Protocol):
     """A call that has ended: what it gave, or the error that it raised."""
 
-    key: Key
-    answer: object = None
-    error: FlexError | None = None
+    @property
+    def key(self) -> Key: ...
+
+    @property
+    def answer(self) -> object: ...
+
+    @property
+    def error(self) -> FlexError | None: ...
 
 
 class Calls(Protocol):
@@ -41,6 +45,13 @@ class Calls(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    key: Key
+    answer: object = None
+    error: FlexError | None = None
+
+
 class Inline:
     """Makes each call when it is started."""
 
@@ -49,9 +60,9 @@ class Inline:
 
     def start(self, key: Key, call: Callable[[], object]) -> None:
         try:
-            self._ended.append(Call(key, call()))
+            self._ended.append(_Ended(key, call()))
         except FlexError as error:
-            self._ended.append(Call(key, error=error))
+            self._ended.append(_Ended(key, error=error))
 
     def under_way(self, key: Key) -> bool:  # noqa: ARG002 - never
         return False

@@ -87,6 +87,7 @@ class Controller:
         self.ledger = Ledger(instance)
         self.slots = placed_slots(settings.slots, parse_r(instance.resources()))
         self.decisions: dict[int, Decision] = {}
+        self.deciding = True  # else nothing more is rented
         self._known = Known()
         self._seen = {name: _Seen() for name in providers}
         self._idle_since: dict[str, float] = {}
@@ -101,7 +102,8 @@ class Controller:
         queue = read_queue(self.instance, self._known, depth=self.settings.config.depth)
         for entry in [*self.ledger.book.bursts.values()]:
             self._move(entry, queue)
-        self._decide(queue)
+        if self.deciding:
+            self._decide(queue)
         self._look()
         # Inline calls have ended by now.
         self._take_answers()
@@ -110,6 +112,17 @@ class Controller:
     def next_step_s(self) -> float:
         """How many seconds a step may wait if nothing happens."""
         return _BUSY_LOOK_S if self.ledger.book.bursts else _IDLE_LOOK_S
+
+    def let_go(self, burst: str, reason: str) -> None:
+        """Take a burst away when what runs on it has ended. Raises BadInput for an unknown one."""
+        entry = self.ledger.book.bursts.get(burst)
+        if entry is None:
+            raise BadInput("no such burst", burst, "see flux-flex burst list")
+        if entry.state in (State.INTENDED, State.ASKED):
+            self._release(entry, reason)
+        elif entry.state is State.UP:
+            self.ledger.note("leave", burst, reason=reason)
+            self._drain(entry)
 
     # -- what providers say ------------------------------------------------------------------------
 

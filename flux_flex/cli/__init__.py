@@ -104,6 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan(commands.add_parser("plan", help="decide once, for a queue as it is now"))
     _add_match(commands.add_parser("match", help="ask whether a jobspec fits a resource graph"))
     _add_explain(commands.add_parser("explain", help="show all that was weighed for one job"))
+    _add_burst(
+        commands.add_parser("burst", help="rent nodes for jobs that wait, in a running Flux")
+    )
     _add_topology(commands.add_parser("topology", help="where nodes sit on the AWS network"))
     _add_usernetes(commands.add_parser("usernetes", help="a Kubernetes over the whole instance"))
     _add_doctor(commands.add_parser("doctor", help="look at this machine: found, missing, remedy"))
@@ -165,6 +168,37 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plan", metavar="FILE", required=True, help="what plan or simulate printed with --json"
     )
+
+
+def _add_burst(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Run the controller that rents nodes for jobs that wait, and ask it."
+    actions = parser.add_subparsers(
+        dest="action", required=True, metavar="ACTION", parser_class=_Parser
+    )
+    serve = actions.add_parser("serve", help="run the controller until SIGTERM or Ctrl-C")
+    serve.add_argument("--config", metavar="FILE", help="a flex.toml other than the site's")
+    configure = actions.add_parser("configure", help="write what an instance needs to be joined")
+    configure.add_argument(
+        "--r", metavar="FILE", required=True, help="R of the instance's own hosts"
+    )
+    configure.add_argument("--out", metavar="DIR", help="where to; default: here")
+    explain = actions.add_parser("explain", help="show all that was weighed for one job")
+    explain.add_argument("jobid", metavar="JOBID", help="a burstable job that waits")
+    start = actions.add_parser("start", help="rent again, after stop or after protection")
+    start.add_argument("--provider", metavar="NAME", help="trust this provider again")
+    drain = actions.add_parser("drain", help="let bursts go as soon as their jobs have ended")
+    drain.add_argument("burst", nargs="?", metavar="BURST", help="this one; default: all")
+    plain = {
+        "status": "show bursts by state, slots, and providers that are not asked",
+        "list": "show each burst with its jobs and its cost",
+        "stop": "rent nothing more",
+        "budget": "show what the running period has cost",
+        "eventlog": "show the ledger",
+    }
+    asked = [explain, start, drain]
+    asked += [actions.add_parser(name, help=text) for name, text in plain.items()]
+    for one in asked:
+        one.add_argument("--json", action="store_true", help="print the answer as JSON")
 
 
 def _add_topology(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ import json
 import os
 import pwd
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from flux_flex.errors import BadInput, FlexError
@@ -60,12 +60,19 @@ class FluxInstance:
     methods raise RpcError for what a broker refuses and FlexError for answers that make no sense.
     """
 
-    def __init__(self, uri: str | None = None, *, deadline_s: float = ANSWER_DEADLINE_S) -> None:
+    def __init__(
+        self,
+        uri: str | None = None,
+        *,
+        handle: Any = None,
+        deadline_s: float = ANSWER_DEADLINE_S,
+    ) -> None:
+        """``handle``: a connection that there is already, such as a broker module's."""
         self._flux = bindings("flux")
         self._kvs = bindings("flux.kvs")
         self._deadline_s = deadline_s
         self._uri = uri
-        self._handle = self._connect()
+        self._handle = self._connect() if handle is None else handle
 
     def rpc(
         self, topic: str, payload: Mapping[str, object] | None = None, *, nodeid: int | None = None
@@ -107,6 +114,13 @@ class FluxInstance:
                 return None
             raise
         return checked_text(answer.get("value"), f"attribute {name}")
+
+    def configuration(self, key: str) -> object:
+        """A value of the broker's configuration (TOML) by its dotted key; None where it is not."""
+        found: object = self.rpc("config.get", nodeid=0)
+        for word in key.split("."):
+            found = found.get(word) if isinstance(found, Mapping) else None
+        return found
 
     def identity(self) -> str:
         """A short name that this instance has on all of its brokers, and no other instance.
@@ -208,6 +222,17 @@ class FluxInstance:
         deadline_s = self._deadline_s
         append(self._handle, key, self.now(), name, context, deadline_s=deadline_s)
 
+    def log(self, key: str) -> Sequence[Event]:
+        _check_key(key)
+        place = f"KVS key {quoted(key)}"
+        try:
+            text = lookup(self._handle, key, deadline_s=self._deadline_s)
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return ()
+            raise refused(error, place) from error
+        return tuple(parse_event(line, place) for line in text.splitlines())
+
     def watch(self, key: str) -> EventStream:
         """Follow an eventlog from a thread and a connection of its own.
 
@@ -215,6 +240,12 @@ class FluxInstance:
         """
         _check_key(key)
         return Watch(self._connect, key)
+
+    def set_urgency(self, jobid: int, urgency: int) -> None:
+        try:
+            self.rpc("job-manager.urgency", {"id": jobid, "urgency": urgency}, nodeid=0)
+        except RpcError as error:
+            raise unknown(error, f"job {f58(jobid)}", "use the id of a job that waits") from error
 
     def raise_exception(self, jobid: int, kind: str, note: str) -> None:
         payload = {"id": jobid, "type": kind, "severity": 0, "note": note}
@@ -237,6 +268,11 @@ class FluxInstance:
             self.rpc("resource.undrain", {"targets": str(rank)}, nodeid=0)
         except RpcError as error:
             raise unknown(error, f"rank {rank}", "undrain what is drained") from error
+
+    def down(self) -> Collection[int]:
+        status = self.rpc("resource.status", nodeid=0)
+        text = checked_text(status.get("offline"), "resource.status: offline")
+        return frozenset(parse_idset(text))
 
     def drained(self) -> Mapping[int, str]:
         status = self.rpc("resource.status", nodeid=0)

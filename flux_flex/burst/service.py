@@ -1,0 +1,165 @@
+"""What can be asked of a controller, as JSON documents: status, explain, list, budget, and more.
+
+The broker module and ``flux-flex burst serve`` answer RPCs with these; ``flux-flex burst …`` prints
+them. Times are seconds since the epoch, money is US dollars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from flux_flex.burst.controller import REASON, Controller
+from flux_flex.burst.ledger import KEY, Entry, State
+from flux_flex.errors import BadInput
+from flux_flex.model.jobid import f58
+
+# The service's name on the broker: `flux rpc flex-burst.status`.
+NAME = "flex-burst"
+
+
+class Service:
+    """Answers to questions about one controller."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+
+    @property
+    def topics(self) -> Mapping[str, Callable[[Mapping[str, object]], dict[str, object]]]:
+        """The methods by name; each takes the request's payload. They raise BadInput."""
+        return {
+            "status": self.status,
+            "explain": self.explain,
+            "list": self.list,
+            "budget": self.budget,
+            "eventlog": self.eventlog,
+            "start": self.start,
+            "stop": self.stop,
+            "drain": self.drain,
+        }
+
+    def status(self, _: Mapping[str, object]) -> dict[str, object]:
+        """How the controller is: bursts by state, providers, and what is set aside."""
+        book = self._controller.ledger.book
+        now_s = self._controller.instance.now()
+        return {
+            "deciding": self._controller.deciding,
+            "bursts": {
+                state.value: sum(one.state is state for one in book.bursts.values())
+                for state in State
+            },
+            "nodes": sum(one.rental.nodes for one in book.bursts.values()),
+            "cost_per_hour": sum(one.cost_per_hour_usd for one in book.bursts.values()),
+            "protected": dict(book.protected),
+            "aside": [
+                {"provider": provider, "type": kind, "until": until_s, "times": times}
+                for (provider, kind), (until_s, times) in sorted(book.aside.items())
+                if until_s > now_s
+            ],
+            "slots": {
+                "total": len(self._controller.slots),
+                "free": sum(slot.name not in book.bursts for slot in self._controller.slots),
+            },
+        }
+
+    def list(self, _: Mapping[str, object]) -> dict[str, object]:
+        """The bursts that are not over."""
+        now_s = self._controller.instance.now()
+        bursts = sorted(self._controller.ledger.book.bursts.items())
+        return {"bursts": [_entry(entry, now_s) for _, entry in bursts]}
+
+    def explain(self, payload: Mapping[str, object]) -> dict[str, object]:
+        """All that was weighed for one job at the last decision."""
+        jobid = payload.get("id")
+        decision = self._controller.decisions.get(jobid) if isinstance(jobid, int) else None
+        if decision is None:
+            what = "no decision about this job"
+            raise BadInput(what, str(jobid)[:40], "name a burstable job that waits; see flux jobs")
+        now_s = self._controller.instance.now()
+        return {
+            "id": decision.job.jobid,
+            "job": f58(decision.job.jobid),
+            "user": decision.job.user,
+            "verdict": decision.verdict,
+            "reason": decision.reason,
+            "alternatives": [
+                {
+                    "provider": way.provider,
+                    "type": way.type,
+                    "burst": way.burst,
+                    "nodes": way.nodes,
+                    "new_nodes": way.new_nodes,
+                    "starts_in": None if way.start_s == float("inf") else way.start_s - now_s,
+                    "cost": way.cost_usd,
+                    "rejected": way.rejected,
+                }
+                for way in decision.alternatives
+            ],
+        }
+
+    def budget(self, _: Mapping[str, object]) -> dict[str, object]:
+        """What the running period has cost, and what the limits are."""
+        limits = self._controller.settings.config.limits
+        now_s = self._controller.instance.now()
+        book = self._controller.ledger.book
+        return {
+            "budget": limits.budget,
+            "period": limits.period,
+            "spent": book.spent_usd(now_s - limits.period, now_s),
+            "cost_per_hour": sum(one.cost_per_hour_usd for one in book.bursts.values()),
+            "cost_per_hour_limit": limits.cost_per_hour,
+            "nodes_limit": limits.nodes,
+        }
+
+    def eventlog(self, _: Mapping[str, object]) -> dict[str, object]:
+        """The ledger, whole (RFC 18)."""
+        events = self._controller.instance.log(KEY)
+        return {
+            "events": [
+                {"timestamp": one.timestamp, "name": one.name, "context": dict(one.context)}
+                for one in events
+            ]
+        }
+
+    def start(self, payload: Mapping[str, object]) -> dict[str, object]:
+        """Decide again; with ``provider``, rent there again after it was protected."""
+        provider = payload.get("provider")
+        if provider is not None:
+            if provider not in self._controller.providers:
+                known = ", ".join(self._controller.providers)
+                raise BadInput("no such provider", str(provider)[:40], f"it has: {known}")
+            self._controller.ledger.reset(str(provider))
+        self._controller.deciding = True
+        return {}
+
+    def stop(self, _: Mapping[str, object]) -> dict[str, object]:
+        """Rent nothing more; what is rented goes its way."""
+        self._controller.deciding = False
+        return {}
+
+    def drain(self, payload: Mapping[str, object]) -> dict[str, object]:
+        """Let bursts go as soon as what runs on them has ended: one by name, or all."""
+        wanted = payload.get("burst")
+        book = self._controller.ledger.book
+        if wanted is not None and wanted not in book.bursts:
+            raise BadInput("no such burst", str(wanted)[:60], "see flux-flex burst list")
+        names = [str(wanted)] if wanted is not None else sorted(book.bursts)
+        for name in names:
+            self._controller.let_go(name, REASON)
+        return {"bursts": names}
+
+
+def _entry(entry: Entry, now_s: float) -> dict[str, object]:
+    return {
+        "burst": entry.burst,
+        "state": entry.state.value,
+        "provider": entry.provider,
+        "type": entry.rental.type,
+        "nodes": entry.rental.nodes,
+        "hosts": list(entry.rental.hosts),
+        "jobs": [f58(job) for job in entry.jobs],
+        "user": entry.user,
+        "since": entry.intended_s,
+        "cost_per_hour": entry.cost_per_hour_usd,
+        "cost": entry.cost_usd(0.0, now_s),
+        "reason": entry.reason,
+    }

@@ -1,0 +1,102 @@
+"""From flex.toml to what the controller goes by: limits, slots, node types, and the provider."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from flux_flex.burst.bootstrap import Lead, follower_toml, hosts_of, with_cores
+from flux_flex.burst.catalog import NodeType, parse_catalog
+from flux_flex.burst.config import BurstConfig, Limits
+from flux_flex.burst.config import Provider as ProviderConfig
+from flux_flex.burst.controller import Settings
+from flux_flex.burst.plan import QueuePolicy
+from flux_flex.burst.providers import ENTRY_POINTS, Provider
+from flux_flex.burst.slots import Slot
+from flux_flex.config import FlexConfig, slots_of
+from flux_flex.errors import BadInput
+from flux_flex.host.flux_instance import FluxInstance
+from flux_flex.simulate.files import read_yaml
+
+# Flux's own names for what fluxion's qmanager calls by others.
+_POLICIES: dict[str, QueuePolicy] = {
+    "fcfs": "fcfs", "easy": "easy", "conservative": "conservative", "hybrid": "conservative",
+}  # fmt: skip
+
+
+def types_of(site: FlexConfig) -> tuple[NodeType, ...]:
+    """The node types that have slots, from the catalogue. Raises BadInput."""
+    if not site.burst.catalog:
+        raise BadInput("it is not set", "flex.toml: burst.catalog", "name the catalogue of types")
+    catalog = parse_catalog(read_yaml(Path(site.burst.catalog)))
+    names = dict.fromkeys(slot.type for slot in slots_of(site.burst))
+    cores = site.burst.local.cores if site.burst.provider == "local" else 0
+    return tuple(with_cores(catalog.get(name), cores) for name in names)
+
+
+def settings_of(site: FlexConfig, queue_policy: QueuePolicy = "fcfs") -> Settings:
+    """What the controller goes by. Raises BadInput where flex.toml lacks something."""
+    burst = site.burst
+    if not burst.provider:
+        raise BadInput(
+            "it is not set", "flex.toml: burst.provider", "name who rents, such as local"
+        )
+    if not burst.slots:
+        remedy = "add a table [[burst.slots]] for each type of nodes"
+        raise BadInput("there are none", "flex.toml: burst.slots", remedy)
+    limits = Limits(
+        nodes=burst.limits.nodes,
+        cost_per_hour=burst.limits.cost_per_hour,
+        budget=burst.limits.budget,
+        period=burst.limits.period,
+        per_user=burst.limits.per_user,
+        types=burst.limits.types or None,
+    )
+    rents = ProviderConfig(name=burst.provider, boot=burst.boot_deadline, types=types_of(site))
+    config = BurstConfig(
+        threshold=burst.threshold,
+        idle_timeout=burst.idle_timeout,
+        depth=burst.depth,
+        limits=limits,
+        providers=(rents,),
+    )
+    slots = tuple(Slot(slot.name, slot.type, tuple(slot.hosts)) for slot in slots_of(site.burst))
+    return Settings(config, slots, burst.boot_deadline, queue_policy)
+
+
+def queue_policy_of(instance: FluxInstance) -> QueuePolicy:
+    """The policy of the running qmanager; that of sched-simple is fcfs."""
+    configured = instance.configuration("sched-fluxion-qmanager.queue-policy")
+    return _POLICIES.get(str(configured), "fcfs")
+
+
+def open_provider(site: FlexConfig, instance: FluxInstance) -> Provider:
+    """The provider that flex.toml names: one of ours, or one of an entry point. BadInput."""
+    name = site.burst.provider
+    if name == "local":
+        from flux_flex.burst.providers.local import LocalProvider
+
+        burst = site.burst
+        lead = Lead(burst.lead.name, burst.lead.address, burst.lead.port)
+        hosts = hosts_of(instance.resources())
+        toml = follower_toml(hosts, lead, burst.local.curve_cert)
+        rundir, flux = _rundir(site, instance), burst.local.flux
+        return LocalProvider(types_of(site), toml, rundir=rundir, flux=flux)
+    return _third_party(name, types_of(site), site)
+
+
+def _rundir(site: FlexConfig, instance: FluxInstance) -> Path:
+    if site.burst.local.rundir:
+        return Path(site.burst.local.rundir)
+    return Path(instance.attribute("rundir") or "/run/flux") / "flux-flex"
+
+
+def _third_party(name: str, types: Sequence[NodeType], site: FlexConfig) -> Provider:
+    found = [one for one in entry_points(group=ENTRY_POINTS) if one.name == name]
+    if not found:
+        known = ["local", *(one.name for one in entry_points(group=ENTRY_POINTS))]
+        what = f"no provider is called {name!r}"
+        raise BadInput(what, "flex.toml: burst.provider", f"use one of {', '.join(known)}")
+    provider: Provider = found[0].load()(site.burst, types)
+    return provider

@@ -1,0 +1,77 @@
+"""Calls in threads: what may take minutes, kept off the reactor of whoever wants the answer.
+
+    calls = Threads(on_end=wake)        # wake() is called in the thread of a call that has ended
+    calls.start(("request", "hpc-0"), lambda: provider.request(rental))
+
+At most one call of a key is under way. Threads are daemons: a call that never ends keeps nobody
+from ending, and the ledger knows what it was about.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from flux_flex.errors import FlexError
+
+Key = tuple[str, str]
+
+log = logging.getLogger("flux_flex.burst")
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A call that has ended: what it gave, or the error that it raised."""
+
+    key: Key
+    answer: object = None
+    error: FlexError | None = None
+
+
+class Threads:
+    """Runs each call in a thread of its own."""
+
+    def __init__(self, on_end: Callable[[], None] | None = None) -> None:
+        self._on_end = on_end
+        self._guard = threading.Lock()
+        self._under_way: set[Key] = set()
+        self._ended: list[Ended] = []
+
+    def start(self, key: Key, call: Callable[[], object]) -> None:
+        """Make a call, unless one of this key is under way."""
+        with self._guard:
+            if key in self._under_way:
+                return
+            self._under_way.add(key)
+        threading.Thread(
+            target=self._run, args=(key, call), name="-".join(key), daemon=True
+        ).start()
+
+    def under_way(self, key: Key) -> bool:
+        with self._guard:
+            return key in self._under_way
+
+    def finished(self) -> Sequence[Ended]:
+        """The calls that ended since this was last asked."""
+        with self._guard:
+            ended, self._ended = self._ended, []
+        return ended
+
+    def _run(self, key: Key, call: Callable[[], object]) -> None:
+        try:
+            ended = Ended(key, call())
+        except FlexError as error:
+            ended = Ended(key, error=error)
+        except Exception as error:  # a bug of the provider, which must not be a silent end
+            log.exception("%s of %s", *key)
+            what = f"{type(error).__name__}: {error}"[:300]
+            ended = Ended(
+                key, error=FlexError(what, " ".join(key), "this is a bug of the provider")
+            )
+        with self._guard:
+            self._ended.append(ended)
+            self._under_way.discard(key)
+        if self._on_end is not None:
+            self._on_end()
