@@ -42,7 +42,13 @@ def run(command: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize(
     "document",
-    ["README.md", "examples/burst-queue/README.md", "examples/containers/README.md"],
+    [
+        "README.md",
+        "docs/topology.md",
+        "examples/burst-queue/README.md",
+        "examples/containers/README.md",
+        "examples/topology/README.md",
+    ],
 )
 def test_every_block_of_a_document_is_what_its_command_prints(
     document: str, project: Path, capsys: pytest.CaptureFixture[str]

@@ -208,8 +208,8 @@ def _add_topology(parser: argparse.ArgumentParser) -> None:
     )
     fetch = actions.add_parser("fetch", help="ask EC2 and write it for a scheduler")
     _add_ec2(fetch)
-    fetch.add_argument("--r", metavar="FILE", help="the hosts of an R; it is annotated")
-    fetch.add_argument("--jgf", metavar="FILE", help="the nodes of a JGF; it is annotated")
+    fetch.add_argument("--r", metavar="FILE", help="the hosts of this R, into which it is merged")
+    fetch.add_argument("--jgf", metavar="FILE", help="the nodes of this JGF, likewise")
     fetch.add_argument("--live", action="store_true", help="the hosts of the running instance")
     fetch.add_argument("--file", metavar="OUT", help="write here instead of to standard output")
     fetch.add_argument(
@@ -219,7 +219,8 @@ def _add_topology(parser: argparse.ArgumentParser) -> None:
         "--no-scheduling", action="store_true", help="with --format r: properties, no graph"
     )
     show = actions.add_parser("show", help="draw the tree, with states and jobs of an instance")
-    _add_ec2(show)
+    _add_answers(show)
+    show.set_defaults(instance=[], group=[])  # it shows what there is
     show.add_argument("--r", metavar="FILE", help="the hosts of an R, and no running instance")
     show.add_argument("--live", action="store_true", help="of the running instance, or fail")
     show.add_argument("--job", metavar="ID", help="mark the nodes of one job")
@@ -236,13 +237,27 @@ def _add_ec2(parser: argparse.ArgumentParser) -> None:
         ("instance", "ID", "instances by id"),
         ("group", "NAME", "instances of a placement group"),
         ("filter", "K=V[,V]", "instances that match an EC2 filter, such as tag:cluster=blue"),
-        ("offline", "FILE", "files with EC2's answers, instead of asking EC2"),
         ("region", "REGION", "ask this region; several make one tree"),
         ("profile", "PROFILE", "ask with this AWS profile; several make one tree"),
     ):
         parser.add_argument(
             f"--{name}", metavar=metavar, nargs="+", action="extend", default=[], help=what
         )
+    parser.add_argument(
+        "--strict", action="store_true", help="refuse if a host has no place on the network"
+    )
+    parser.add_argument(
+        "--max-age", metavar="FSD", help="use an answer from the cache up to this age; 0: never"
+    )
+    _add_answers(parser)
+
+
+def _add_answers(parser: argparse.ArgumentParser) -> None:
+    """Answers that there are already, and what hosts are called in them."""
+    parser.add_argument(
+        "--offline", metavar="FILE", nargs="+", action="extend", default=[],
+        help="files with EC2's answers, instead of asking EC2",
+    )  # fmt: skip
     parser.add_argument(
         "--host-map", metavar="FILE", default="", help="JSON: host names with their instance ids"
     )
@@ -251,12 +266,6 @@ def _add_ec2(parser: argparse.ArgumentParser) -> None:
         choices=["dns", "id", "ip", "tag"],
         default="dns",
         help="what to call an instance where no R says it; default: dns, as EC2 calls its hosts",
-    )
-    parser.add_argument(
-        "--strict", action="store_true", help="refuse if a host has no place on the network"
-    )
-    parser.add_argument(
-        "--max-age", metavar="FSD", help="use an answer from the cache up to this age; 0: never"
     )
 
 

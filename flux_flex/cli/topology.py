@@ -144,7 +144,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _tell(options: argparse.Namespace) -> int:
-    from flux_flex.topology.live import tell
+    from flux_flex.topology.live import refuses_unknown_properties, tell
 
     instance = FluxInstance()
     source = read_source(options, read_hosts(instance.resources()), instance)
@@ -155,4 +155,7 @@ def _tell(options: argparse.Namespace) -> int:
         _say("this scheduler takes properties from R only: see docs/topology.md, resource.path")
     else:
         _say(f"{told} properties set in fluxion")
+        if refuses_unknown_properties(instance):
+            _say("ingest.validator.plugins has feasibility, which refuses jobs that require them")
+            _say("put them in R instead: see docs/topology.md, resource.path")
     return 0

@@ -48,6 +48,8 @@ def read_source(
     BadInput, and FlexError for what EC2 refuses.
     """
     config = load_config().topology
+    if not site:
+        _refuse_what_means_nothing(options, hosts)
     host_map = read_host_map(options.host_map or config.host_map)
     if options.offline:
         answers = _offline(options, hosts)
@@ -55,7 +57,7 @@ def read_source(
         known = site_answers(config, instance)
         if known is None:
             what = "nothing is known of the network here"
-            remedy = "give --offline FILE, or let flux-flex topology tell know it"
+            remedy = "give --offline FILE, or write that file with flux-flex topology fetch"
             raise BadInput(what, config.file, remedy)
         answers = known
     else:
@@ -81,13 +83,25 @@ def read_hosts(document: object) -> list[str] | None:
     return [graph.names[node] for node in graph.once(graph.of_type("node"))]
 
 
+def _refuse_what_means_nothing(options: argparse.Namespace, hosts: Sequence[str] | None) -> None:
+    """Raise BadInput for an option that would be ignored beside another."""
+    if options.offline:
+        for name in ("filter", "region", "profile", "max_age"):
+            if getattr(options, name):
+                what = "files are read, and EC2 is not asked"
+                place = f"--{name.replace('_', '-')}"
+                raise BadInput(what, place, "leave it out, or --offline")
+    if hosts is not None:
+        for name in ("instance", "group"):
+            if getattr(options, name):
+                what = "an R or a JGF says already which hosts are wanted"
+                raise BadInput(what, f"--{name}", "leave it out; use --host-map for host names")
+
+
 # -- from files ----------------------------------------------------------------------------------
 
 
 def _offline(options: argparse.Namespace, hosts: Sequence[str] | None) -> Answers:
-    if options.filter:
-        what = "files cannot be asked for a filter"
-        raise BadInput(what, "--filter", "record the answers with that filter")
     answers = read_answers([(name, read_json(Path(name))) for name in options.offline])
     if hosts is not None or not (options.instance or options.group):
         return answers

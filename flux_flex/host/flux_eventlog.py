@@ -24,7 +24,7 @@ def lookup(handle: Any, key: str, *, deadline_s: float) -> str:
     """The text under a key. Raises OSError: EISDIR for a directory, ETIMEDOUT when it is late."""
     kvs = bindings("flux.kvs")
     text = kvs.ffi.new("char *[1]")
-    future = kvs.KVSWatchFuture(kvs.RAW.flux_kvs_lookup(handle, None, 0, key))
+    future = bindings("flux.future").Future(kvs.RAW.flux_kvs_lookup(handle, None, 0, key))
     future.wait_for(deadline_s)
     kvs.RAW.flux_kvs_lookup_get(future.pimpl, text)
     # An empty value has no text at all.

@@ -67,6 +67,18 @@ def tell(instance: Told, answers: Answers, network: Network) -> int | None:
     return told
 
 
+def refuses_unknown_properties(instance: Told) -> bool:
+    """Whether jobs are checked at submission by fluxion's feasibility service, which has a graph
+    of its own that takes no properties: it then refuses jobs that require what was told."""
+    try:
+        found: object = instance.rpc("config.get", nodeid=0)
+    except FlexError:
+        return False
+    for word in ("ingest", "validator", "plugins"):
+        found = found.get(word) if isinstance(found, Mapping) else None
+    return isinstance(found, list) and "feasibility" in found
+
+
 def _by_property(places: Iterable[NetworkPlace]) -> dict[tuple[str, str], list[str]]:
     """Hosts by property: its name is what a job requires, its value says what it is."""
     found: dict[tuple[str, str], list[str]] = {}

@@ -97,7 +97,7 @@ def network_of_instances(
     ``naming`` says what a host is called: ``dns`` the first label of its private DNS name, which
     is its host name in EC2; ``ip`` its private address; ``tag`` its Name tag; or ``id``. An
     instance that has no such name, one that is no host name, or one that another instance has
-    too, is called by its id.
+    too, is called by its id. Instances that the topology does not list are ``unmapped``, by id.
     """
     mapped = {instance_id: host for host, instance_id in (host_map or {}).items()}
     names = {i: mapped.get(i) or _called(answers.instances.get(i), naming) for i in answers.located}
@@ -107,7 +107,10 @@ def network_of_instances(
         for i, located in answers.located.items()
     ]
     places.sort(key=lambda place: _by_number(place.host))
-    return Network(_with_one_name_a_zone(places), shapes=answers.shapes)
+    unmapped = sorted(
+        i for i, one in answers.instances.items() if i not in answers.located and not one.is_gone
+    )
+    return Network(_with_one_name_a_zone(places), tuple(unmapped), shapes=answers.shapes)
 
 
 def read_places(instances: object, topology: object, hosts: Sequence[str]) -> Network:

@@ -120,6 +120,17 @@ def test_a_placement_group_is_chosen_among_the_answers(capsys: pytest.CaptureFix
     assert "no instance has a place" in refusal(capsys, *OFFLINE, "--group", "other")
 
 
+def test_instances_without_a_topology_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    topology = json.loads(Path(ANSWERS[1]).read_text())
+    gone = topology["Instances"].pop()["InstanceId"]
+    path = tmp_path / "topology.json"
+    path.write_text(json.dumps(topology))
+    assert main(["topology", "fetch", "--offline", ANSWERS[0], str(path), ANSWERS[2]]) == 0
+    assert f"no place known: {gone}" in capsys.readouterr().err
+
+
 def test_slurm_has_hosts_in_the_order_of_their_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     out = printed(capsys, *OFFLINE, "--names", "tag", "--format", "slurm")
     assert "Nodes=compute[0,4,9,14]\n" in out
@@ -236,7 +247,9 @@ def test_hostile_names_reach_neither_graph_nor_terminal(
         (["--offline", R], "none of the keys"),
         (["--offline", ANSWERS[0]], "no answer of describe-instance-topology"),
         (["--offline", "/nowhere.json"], "no such file"),
-        ([*OFFLINE[2:], "--filter", "tag:a=b"], "files cannot be asked for a filter"),
+        ([*OFFLINE[2:], "--filter", "tag:a=b"], "--filter: files are read"),
+        ([*OFFLINE[2:], "--region", "us-east-2"], "--region: files are read"),
+        ([*OFFLINE[2:], "--r", R, "--instance", "i-1"], "says already which hosts"),
         ([*OFFLINE[2:], "--instance", "i-1"], "do not say where 'i-1' sits"),
         ([*OFFLINE[2:], "--r", R, "--jgf", R], "both say which hosts"),
         ([*OFFLINE[2:], "--host-map", R], "no map of hosts"),
