@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from flux_flex.burst.calls import Call, Calls
-from flux_flex.burst.catalog import NodeType
 from flux_flex.burst.config import BurstConfig
 from flux_flex.burst.decide import decide
 from flux_flex.burst.ledger import Entry, Ledger, State
@@ -345,11 +344,13 @@ class Controller:
         waiting = {job.jobid for job in queue.pending}
         self.decisions = {job: one for job, one in self.decisions.items() if job in waiting}
         self.decisions.update({one.job.jobid: one for one in plan.decisions})
-        refused = {order.burst: why for order in plan.orders if (why := self._take(order))}
+        # The largest first: each has a slot then, as decide() has checked.
+        for order in sorted(plan.orders, key=lambda one: -one.nodes):
+            self._take(order)
         for burst, placed in plan.joined.items():
             self.ledger.note("join", burst, jobs=[one.job.jobid for one in placed])
         for decision in plan.decisions:
-            self._tell(decision, refused)
+            self._tell(decision)
             if decision.verdict == "stay":
                 self._let_go([decision.job.jobid], queue)
 
@@ -367,35 +368,26 @@ class Controller:
                 providers.append(provider.model_copy(update={"types": types}))
         return config.model_copy(update={"providers": tuple(providers)})
 
-    def _take(self, order: Order) -> str:
-        """Rent what was decided, if a slot is free; else why not."""
-        slot = free_slot(self.slots, self.ledger.book, order.node_type.name, order.nodes)
+    def _take(self, order: Order) -> None:
+        """Rent what was decided: the intent, and then the request."""
+        book = self.ledger.book
+        slot = free_slot(self.slots, book, order.node_type.name, order.nodes)
         if slot is None:
-            return f"no {order.nodes} hosts are set aside and free for {order.node_type.name}"
-        jobs = [placed.job.jobid for placed in order.placed]
-        rental = Rental(slot.name, slot.type, slot.hosts[: order.nodes])
+            log.warning("no slot is left for %s x %s", order.nodes, order.node_type.name)
+            return
         self.ledger.intend(
-            rental,
+            Rental(slot.name, slot.type, slot.hosts[: order.nodes]),
             provider=order.provider,
             user=order.user,
-            jobs=jobs,
+            jobs=[placed.job.jobid for placed in order.placed],
             cost_per_hour_usd=order.nodes * order.node_type.price_per_hour_usd,
             boot_by_s=self.instance.now() + self.settings.boot_deadline_s,
         )
         self._request(self.ledger.book.bursts[slot.name])
-        return ""
 
-    def _tell(self, decision: Decision, refused: Mapping[str, str]) -> None:
+    def _tell(self, decision: Decision) -> None:
         """Show a verdict with its job, when it has changed."""
-        verdict, reason = decision.verdict, decision.reason
-        text = f"{verdict}: {reason}"
-        if decision.verdict == "burst" and refused:
-            why = next(iter(refused.values()))
-            ordered = any(
-                decision.job.jobid in one.jobs for one in self.ledger.book.bursts.values()
-            )
-            text = text if ordered else f"deferred: {why}"
-        jobid = decision.job.jobid
+        jobid, text = decision.job.jobid, f"{decision.verdict}: {decision.reason}"
         if not decision.job.jobspec.burstable or self._said.get(jobid) == text:
             return
         try:
@@ -403,8 +395,3 @@ class Controller:
         except FlexError as error:
             log.info("job %s: %s", f58(jobid), error.what)  # it ended in the meantime
         self._said[jobid] = text
-
-
-def node_types(config: BurstConfig) -> Mapping[str, NodeType]:
-    """All types of a configuration by name."""
-    return {one.name: one for provider in config.providers for one in provider.types}

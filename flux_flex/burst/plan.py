@@ -5,7 +5,7 @@ Times are seconds on one clock, money is US dollars.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -48,7 +48,8 @@ class Snapshot:
 
     ``local`` holds the running jobs of this system; ``pending`` need not be sorted;
     ``spent_usd`` is what the running period has cost so far, without the bursts in ``rented``
-    beyond now; ``next_burst`` numbers the next new burst.
+    beyond now; ``next_burst`` numbers the next new burst. ``rooms`` has, by node type, how many
+    nodes each of the hosts' slots takes that no burst is in; None where none are needed.
     """
 
     now_s: float
@@ -59,6 +60,7 @@ class Snapshot:
     config: BurstConfig
     queue_policy: QueuePolicy = "fcfs"
     next_burst: int = 0
+    rooms: Mapping[str, Sequence[int]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,12 @@ def too_large(most: int, nodes: int, *, exact: bool) -> str:
     return f"at most {most} node{'s' * (most != 1)} may be rented at once, {takes}"
 
 
+def no_room(node_type: str, nodes: int) -> str:
+    """No slot of this type takes so many nodes and is free."""
+    hosts = f"{nodes} hosts" if nodes > 1 else "a host"
+    return f"no slot with {hosts} for {node_type} is free"
+
+
 def outdone(way: Alternative, chosen: Alternative) -> str:
     """Why another way was preferred to one that was open too."""
     if round(way.cost_usd, 6) > round(chosen.cost_usd, 6):

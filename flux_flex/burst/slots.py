@@ -42,10 +42,19 @@ def placed_slots(slots: Sequence[Slot], resources: ResourceSet) -> tuple[Slot, .
 
 
 def free_slot(slots: Iterable[Slot], book: Book, node_type: str, nodes: int) -> Slot | None:
-    """The smallest slot of a type that holds so many nodes and that no burst is in."""
+    """The smallest slot of a type that takes so many nodes and that no burst is in."""
     fitting = [
         slot
         for slot in slots
         if slot.type == node_type and slot.nodes >= nodes and slot.name not in book.bursts
     ]
     return min(fitting, key=lambda slot: slot.nodes, default=None)
+
+
+def rooms_of(slots: Iterable[Slot], book: Book) -> dict[str, list[int]]:
+    """By node type, how many nodes each slot takes that no burst is in."""
+    found: dict[str, list[int]] = {}
+    for slot in slots:
+        if slot.name not in book.bursts:
+            found.setdefault(slot.type, []).append(slot.nodes)
+    return found

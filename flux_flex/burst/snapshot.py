@@ -18,7 +18,7 @@ from flux_flex.burst.ledger import Book, Entry, State
 from flux_flex.burst.market import rented_matcher
 from flux_flex.burst.plan import QueuePolicy, Rented, Snapshot
 from flux_flex.burst.select import PendingJob
-from flux_flex.burst.slots import Slot
+from flux_flex.burst.slots import Slot, rooms_of
 from flux_flex.errors import BadInput, Busy, FlexError, Unsatisfiable
 from flux_flex.host.instance import Instance, JobInfo, JobState
 from flux_flex.match.embedded import EmbeddedMatcher
@@ -135,6 +135,7 @@ def snapshot_of(
         spent_usd=book.spent_usd(queue.now_s - config.limits.period, queue.now_s),
         config=config,
         queue_policy=queue_policy,
+        rooms=rooms_of(slots, book),
     )
 
 

@@ -26,7 +26,7 @@ from flux_flex.burst.market import (
     pack,
 )
 from flux_flex.burst.plan import Alternative, Order, Rented, Snapshot
-from flux_flex.burst.reasons import too_large
+from flux_flex.burst.reasons import no_room, too_large
 from flux_flex.burst.select import PendingJob
 
 # open: may be taken; misfit: the job never fits there; late: not soon enough; limited: a limit
@@ -68,6 +68,7 @@ class Bursts:
         self.matchers = {one.burst: one.matcher.fork() for one in snapshot.rented}
         self.busy_until_s = {one.burst: one.busy_until_s for one in snapshot.rented}
         self.next_burst = snapshot.next_burst
+        self.rooms = snapshot.rooms
         self.orders: dict[str, Order] = {}
         self.joined: dict[str, list[Placed]] = {}
 
@@ -179,6 +180,8 @@ class Bursts:
         if counted and packing.nodes > order.nodes and job.user != order.user:
             return
         grown = replace(order, nodes=packing.nodes, placed=packing.placed)
+        if not self._has_room(grown):
+            return
         cost = self._cost_usd(grown) - self._cost_usd(order)
         yield _ordering(grown, grown.nodes - order.nodes, cost, joins=order.burst)
 
@@ -187,7 +190,22 @@ class Bursts:
         ready_s = self.now_s + provider.boot
         packing = alone(job, node_type, ready_s)
         order = Order(burst, provider.name, node_type, packing.nodes, ready_s, packing.placed)
-        return _ordering(order, order.nodes, self._cost_usd(order), joins="")
+        way = _ordering(order, order.nodes, self._cost_usd(order), joins="")
+        if self._has_room(order):
+            return way
+        return way.rejected("limited", no_room(node_type.name, order.nodes))
+
+    def _has_room(self, order: Order) -> bool:
+        """Whether this order and those taken so far each have a slot that they fit into."""
+        if self.rooms is None:
+            return True
+        taken = {**self.orders, order.burst: order}.values()
+        kind = order.node_type.name
+        sizes = sorted((one.nodes for one in taken if one.node_type.name == kind), reverse=True)
+        rooms = sorted(self.rooms.get(kind, ()), reverse=True)
+        return len(sizes) <= len(rooms) and all(
+            size <= room for size, room in zip(sizes, rooms, strict=False)
+        )
 
     def _cost_usd(self, order: Order) -> float:
         hourly = order.nodes * order.node_type.price_per_hour_usd

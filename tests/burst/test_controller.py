@@ -144,8 +144,20 @@ def test_no_more_is_rented_than_hosts_are_set_aside() -> None:
     first, second = world.submit(4), world.submit(4, duration_s=7200)
     world.run(60)
     assert len(world.provider.rented) == 1
+    assert world.verdict(second).startswith("burst: joins small-0 on 4 x small")
     world.run(4 * 3600, until=lambda: world.over)
     assert [world.state(job) for job in (first, second)] == [JobState.INACTIVE] * 2
+
+
+def test_a_job_that_no_slot_holds_is_in_nobody_s_way() -> None:
+    world = World(slots=slots_of("small", 1, 4))
+    large, small = world.submit(6), world.submit(4)
+    world.run(300)
+    assert world.verdict(large).startswith("deferred: no slot with 6 hosts for small")
+    assert list(world.provider.rented) == ["small-0"]
+    world.instance.cancel(large)
+    world.run(3600, until=lambda: world.over)
+    assert world.state(small) is JobState.INACTIVE
 
 
 def test_a_budget_defers_what_it_does_not_cover() -> None:
