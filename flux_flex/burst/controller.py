@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from flux_flex.burst import reasons
 from flux_flex.burst.calls import Call, Calls
 from flux_flex.burst.config import BurstConfig
 from flux_flex.burst.decide import decide
 from flux_flex.burst.ledger import Entry, Ledger, State
-from flux_flex.burst.plan import Decision, Order, Plan, QueuePolicy
+from flux_flex.burst.plan import Decision, Order, QueuePolicy
 from flux_flex.burst.providers import NoCapacity, Observed, Phase, Provider, Rental
 from flux_flex.burst.slots import Slot, free_slot, placed_slots
 from flux_flex.burst.snapshot import Known, Queue, read_queue, snapshot_of
@@ -45,15 +46,23 @@ _URGENCY = 16
 log = logging.getLogger("flux_flex.burst")
 
 
+def _minute_of_utc(seconds: float) -> int:
+    return int(seconds // 60) % 1440
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a controller goes by. ``config`` has the limits; ``boot_deadline_s`` is how long nodes
-    may take to come up."""
+    may take to come up; jobs of ``queue`` may burst without saying so; ``hours`` are the first and
+    the end of the time of day to rent, in minutes after midnight, as ``minute_of`` tells it."""
 
     config: BurstConfig
     slots: tuple[Slot, ...]
     boot_deadline_s: float = 600.0
     queue_policy: QueuePolicy = "fcfs"
+    queue: str = ""
+    hours: tuple[int, int] | None = None
+    minute_of: Callable[[float], int] = _minute_of_utc
 
 
 @dataclass
@@ -98,7 +107,9 @@ class Controller:
     def step(self) -> None:
         """Look, move bursts on, decide. Raises FlexError where the instance does not answer."""
         self._take_answers()
-        queue = read_queue(self.instance, self._known, depth=self.settings.config.depth)
+        queue = read_queue(
+            self.instance, self._known, depth=self.settings.config.depth, queue=self.settings.queue
+        )
         for entry in [*self.ledger.book.bursts.values()]:
             self._move(entry, queue)
         if self.deciding:
@@ -211,7 +222,9 @@ class Controller:
 
     def _asked(self, entry: Entry, queue: Queue) -> None:
         seen = self._of(entry)
-        if not set(self._ranks(entry)) & queue.unavailable:
+        is_complete = not set(self._ranks(entry)) & queue.unavailable
+        # A job may have found enough among what is up already, and ours.
+        if is_complete or self._is_used(entry, queue):
             self.ledger.note("up", entry.burst)
             self._idle_since[entry.burst] = queue.now_s
             self._let_go(entry.jobs, queue)
@@ -221,6 +234,8 @@ class Controller:
             if seen.no_capacity:
                 self._set_aside(entry)
             self._release(entry, seen.reason or "the provider failed")
+        elif queue.now_s >= entry.boot_by_s and self._is_enough(entry, queue):
+            self.ledger.note("up", entry.burst, reason="some nodes did not come up")
         elif queue.now_s >= entry.boot_by_s:
             reason = f"{entry.burst} did not come up in {self._boot_text}"
             reason += f": {seen.reason}" if seen is not None and seen.reason else ""
@@ -229,11 +244,14 @@ class Controller:
 
     def _up(self, entry: Entry, queue: Queue) -> None:
         self._let_go(entry.jobs, queue)
-        if self._is_used(entry, queue) or self._is_wanted(entry, queue):
+        if self._is_used(entry, queue):
             self._idle_since.pop(entry.burst, None)
             return
         since_s = self._idle_since.setdefault(entry.burst, queue.now_s)
         if queue.now_s - since_s >= self.settings.config.idle_timeout:
+            if self._is_wanted(entry, queue):  # it would be rented for again, and idle again
+                reason = f"{entry.burst} was up, and the job that waits for it did not start"
+                self.ledger.protect(entry.provider, reason)
             self.ledger.note("leave", entry.burst, reason="idle")
             self._drain(entry)
 
@@ -301,6 +319,12 @@ class Controller:
         running = {job.jobid for job in queue.running}
         return any(job in queue.jobs and job not in running for job in entry.jobs)
 
+    def _is_enough(self, entry: Entry, queue: Queue) -> bool:
+        """Whether some of the nodes are up, and all jobs that wait for them take what there is."""
+        some = set(self._ranks(entry)) - queue.unavailable
+        waiting = [one.jobspec for one in queue.pending if one.jobid in entry.jobs]
+        return bool(some) and all(spec.is_best_effort for spec in waiting)
+
     def _drain(self, entry: Entry) -> None:
         drained = self.instance.drained()
         for rank in self._ranks(entry):
@@ -337,10 +361,11 @@ class Controller:
             book,
             self.slots,
             types,
-            self._open_config(queue.now_s),
+            self.settings.config,
             self.settings.queue_policy,
+            self._closed(queue.now_s),
         )
-        plan = decide(snapshot) if snapshot.config.providers else Plan((), (), {})
+        plan = decide(snapshot)
         waiting = {job.jobid for job in queue.pending}
         self.decisions = {job: one for job, one in self.decisions.items() if job in waiting}
         self.decisions.update({one.job.jobid: one for one in plan.decisions})
@@ -354,19 +379,21 @@ class Controller:
             if decision.verdict == "stay":
                 self._let_go([decision.job.jobid], queue)
 
-    def _open_config(self, now_s: float) -> BurstConfig:
-        """The configuration without providers that are protected and types that are set aside."""
-        book, config = self.ledger.book, self.settings.config
-        providers = []
-        for provider in config.providers:
-            types = tuple(
-                one
-                for one in provider.types
-                if book.aside.get((provider.name, one.name), (0.0, 0))[0] <= now_s
-            )
-            if provider.name in self.providers and provider.name not in book.protected and types:
-                providers.append(provider.model_copy(update={"types": types}))
-        return config.model_copy(update={"providers": tuple(providers)})
+    def _closed(self, now_s: float) -> dict[tuple[str, str], str]:
+        """Why types are not asked for now, by provider and type."""
+        book, hours = self.ledger.book, self.settings.hours
+        closed: dict[tuple[str, str], str] = {}
+        for provider in self.settings.config.providers:
+            for kind in (one.name for one in provider.types):
+                key = provider.name, kind
+                until_s = book.aside.get(key, (0.0, 0))[0]
+                if hours is not None and not _within(hours, self.settings.minute_of(now_s)):
+                    closed[key] = reasons.out_of_hours(*hours)
+                elif provider.name in book.protected:
+                    closed[key] = reasons.protected(provider.name, book.protected[provider.name])
+                elif until_s > now_s:
+                    closed[key] = reasons.set_aside(kind, until_s - now_s)
+        return closed
 
     def _take(self, order: Order) -> None:
         """Rent what was decided: the intent, and then the request."""
@@ -395,3 +422,9 @@ class Controller:
         except FlexError as error:
             log.info("job %s: %s", f58(jobid), error.what)  # it ended in the meantime
         self._said[jobid] = text
+
+
+def _within(hours: tuple[int, int], minute: int) -> bool:
+    """Whether a minute of the day lies in hours, which may go past midnight."""
+    first, end = hours
+    return first <= minute < end if first < end else minute >= first or minute < end

@@ -50,6 +50,7 @@ class Snapshot:
     ``spent_usd`` is what the running period has cost so far, without the bursts in ``rented``
     beyond now; ``next_burst`` numbers the next new burst. ``rooms`` has, by node type, how many
     nodes each of the hosts' slots takes that no burst is in; None where none are needed.
+    ``closed`` says of a provider's type, by both names, why it is not asked for now.
     """
 
     now_s: float
@@ -61,6 +62,7 @@ class Snapshot:
     queue_policy: QueuePolicy = "fcfs"
     next_burst: int = 0
     rooms: Mapping[str, Sequence[int]] | None = None
+    closed: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

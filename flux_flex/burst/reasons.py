@@ -49,6 +49,22 @@ def no_room(node_type: str, nodes: int) -> str:
     return f"no slot with {hosts} for {node_type} is free"
 
 
+def set_aside(node_type: str, left_s: float) -> str:
+    """The provider had no capacity for a type, and is not asked again for a while."""
+    return f"no capacity for {node_type}, asking again in {format_duration(left_s)}"
+
+
+def protected(provider: str, reason: str) -> str:
+    """A provider is asked for nothing more until somebody has looked after it."""
+    return f"{provider} is in protected mode: {reason}"
+
+
+def out_of_hours(first_minute: int, end_minute: int) -> str:
+    """It is not the time of day to rent."""
+    first, end = (f"{one // 60:02}:{one % 60:02}" for one in (first_minute, end_minute))
+    return f"nodes are rented from {first} to {end}"
+
+
 def outdone(way: Alternative, chosen: Alternative) -> str:
     """Why another way was preferred to one that was open too."""
     if round(way.cost_usd, 6) > round(chosen.cost_usd, 6):

@@ -10,7 +10,7 @@ costs one listing of jobs however long they have been waiting.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flux_flex.burst.catalog import NodeType
 from flux_flex.burst.config import BurstConfig
@@ -69,11 +69,12 @@ class Queue:
     held: frozenset[int] = frozenset()
 
 
-def read_queue(instance: Instance, known: Known, *, depth: int) -> Queue:
+def read_queue(instance: Instance, known: Known, *, depth: int, queue: str = "") -> Queue:
     """The queue with the first ``depth`` jobs that wait, in the scheduler's order.
 
-    A job whose jobspec or R cannot be read any more, or makes no sense, is passed over. Raises
-    FlexError where the instance does not answer.
+    Jobs of the queue of that name may burst without saying so. A job whose jobspec or R cannot be
+    read any more, or makes no sense, is passed over. Raises FlexError where the instance does not
+    answer.
     """
     listed = [*instance.jobs(JobState.SCHED), *instance.jobs(JobState.RUN)]
     jobs = {job.jobid: job for job in listed}
@@ -92,6 +93,8 @@ def read_queue(instance: Instance, known: Known, *, depth: int) -> Queue:
             continue  # held by a person
         if job.urgency == 0:
             held.add(job.jobid)
+        if queue and spec.system.get("queue") == queue and not spec.burstable:
+            spec = replace(spec, user={**spec.user, "burstable": True})
         pending.append(PendingJob(job.jobid, spec, job.user, _priority(job), job.t_submit))
     running = [one for job in jobs.values() if (one := _running(instance, job, known))]
     unavailable = frozenset(instance.down()) | instance.drained().keys()
@@ -119,6 +122,7 @@ def snapshot_of(
     types: Mapping[str, NodeType],
     config: BurstConfig,
     queue_policy: QueuePolicy = "fcfs",
+    closed: Mapping[tuple[str, str], str] | None = None,
 ) -> Snapshot:
     """All that a decision knows, from the instance and the ledger."""
     placeholders = {rank for slot in slots for rank in slot.ranks}
@@ -136,6 +140,7 @@ def snapshot_of(
         config=config,
         queue_policy=queue_policy,
         rooms=rooms_of(slots, book),
+        closed=closed or {},
     )
 
 

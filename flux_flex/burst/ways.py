@@ -69,6 +69,7 @@ class Bursts:
         self.busy_until_s = {one.burst: one.busy_until_s for one in snapshot.rented}
         self.next_burst = snapshot.next_burst
         self.rooms = snapshot.rooms
+        self.closed = snapshot.closed
         self.orders: dict[str, Order] = {}
         self.joined: dict[str, list[Placed]] = {}
 
@@ -146,6 +147,8 @@ class Bursts:
             yield self._refused(provider, node_type, job, nodes or bound, why)
         elif not self._allowed(node_type):
             why = f"{node_type.name} is not among the types that may be rented"
+            yield self._refused(provider, node_type, job, nodes, why)
+        elif why := self.closed.get((provider.name, node_type.name), ""):
             yield self._refused(provider, node_type, job, nodes, why)
         else:
             for order in self.orders.values():

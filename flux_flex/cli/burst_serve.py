@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from flux_flex.burst.controller import Controller, Settings
 from flux_flex.burst.providers import Provider
 from flux_flex.burst.service import NAME, Service
-from flux_flex.cli.burst_site import open_provider, settings_of
+from flux_flex.cli.burst_site import open_provider, queue_policy_of, settings_of
 from flux_flex.config import load_config
 from flux_flex.errors import FlexError
 from flux_flex.host.flux_bindings import bindings
@@ -47,7 +47,7 @@ def mod_main(handle: Any, *args: str) -> None:
 def _run(handle: Any, *, is_module: bool, config: str | None) -> None:
     site = load_config(Path(config) if config else None)
     instance = FluxInstance(handle=handle)
-    settings: Settings = settings_of(site)
+    settings: Settings = settings_of(site, queue_policy_of(instance))
     provider = open_provider(site, instance)
     providers: Mapping[str, Provider] = {site.burst.provider: provider}
     calls = Threads(on_end=lambda: reactor.wake())

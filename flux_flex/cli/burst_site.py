@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -62,7 +63,21 @@ def settings_of(site: FlexConfig, queue_policy: QueuePolicy = "fcfs") -> Setting
         providers=(rents,),
     )
     slots = tuple(Slot(slot.name, slot.type, tuple(slot.hosts)) for slot in slots_of(site.burst))
-    return Settings(config, slots, burst.boot_deadline, queue_policy)
+    return Settings(
+        config,
+        slots,
+        boot_deadline_s=burst.boot_deadline,
+        queue_policy=queue_policy,
+        queue=burst.queue,
+        hours=burst.limits.minutes,
+        minute_of=_local_minute,
+    )
+
+
+def _local_minute(seconds: float) -> int:
+    """The minute of the day at a time, as the clock on the wall of the lead broker has it."""
+    there = time.localtime(seconds)
+    return there.tm_hour * 60 + there.tm_min
 
 
 def queue_policy_of(instance: FluxInstance) -> QueuePolicy:

@@ -85,6 +85,12 @@ class Jobspec:
         """Whether ``--setattr=burstable`` was given, under ``system`` or under ``user``."""
         return any(_truthy(place.get("burstable")) for place in (self.system, self.user))
 
+    @property
+    def is_best_effort(self) -> bool:
+        """Whether it was ``--setattr=burstable=best-effort``: the job takes as many rented nodes as
+        come up, instead of all or none."""
+        return any(place.get("burstable") == "best-effort" for place in (self.system, self.user))
+
 
 def load_jobspec(text: str) -> Jobspec:
     """Parse a jobspec from JSON or YAML text. Raises BadInput."""

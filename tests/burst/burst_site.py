@@ -140,6 +140,7 @@ class World:
         )  # fmt: skip
         self.settings = Settings(config, self.slots, boot_deadline_s=600.0, **settings)
         self.crashes = 0
+        self.late: set[str] = set()  # hosts that do not come up
         self.controller = self.started()
 
     def point(self, name: str) -> None:
@@ -186,6 +187,7 @@ class World:
             for rental, ready_s in self.provider.rented.values()
             if now_s >= ready_s
             for host in rental.hosts
+            if host not in self.late
         }
         rented = {self.ranks[host] for slot in self.slots for host in slot.hosts}
         self.instance.join(up)

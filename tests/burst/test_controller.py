@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from burst_site import BOOT_S, OWN, World, slots_of
+from burst_site import BOOT_S, OWN, World, job_of, slots_of
 
 from flux_flex.burst.config import Limits
 from flux_flex.burst.ledger import KEY, State
@@ -35,6 +35,17 @@ def test_a_job_that_starts_here_soon_rents_nothing() -> None:
     world.run(600)
     assert world.provider.rents == 0
     assert world.state(job) is not JobState.SCHED
+
+
+def test_a_job_that_starts_on_the_first_of_its_nodes_keeps_them_all() -> None:
+    world = World()
+    world.late = {"small-0-3"}
+    job = world.submit(4, duration_s=1200)
+    world.run(BOOT_S + 120)
+    assert world.state(job) is JobState.RUN
+    world.run(600)
+    assert world.provider.rented
+    assert world.state(job) is JobState.RUN
 
 
 def test_idle_nodes_stay_until_the_timeout_and_no_longer() -> None:
@@ -166,6 +177,53 @@ def test_a_budget_defers_what_it_does_not_cover() -> None:
     world.run(600)
     assert world.provider.rents == 0
     assert world.verdict(job).startswith("deferred: the budget of $1.00")
+
+
+def test_nothing_is_rented_out_of_hours() -> None:
+    # It is 13:46 UTC.
+    world = World(hours=(15 * 60, 6 * 60))
+    job = world.submit(4)
+    world.run(60)
+    assert world.verdict(job) == "deferred: nodes are rented from 15:00 to 06:00"
+    world.run(2 * 3600, until=lambda: bool(world.provider.rented))
+    assert world.provider.rented
+
+
+def test_jobs_of_the_queue_for_bursts_need_not_say_so() -> None:
+    world = World(queue="burst")
+    for queue in ("batch", "burst"):
+        spec = job_of(4)
+        spec["attributes"]["system"] = {"duration": 600, "queue": queue}
+        world.instance.submit(spec)
+    world.run(60)
+    (rental, _) = world.provider.rented["small-0"]
+    assert len(rental.jobs) == 1
+
+
+def test_all_or_nothing_gives_back_what_came_up_and_best_effort_keeps_it() -> None:
+    for burstable, kept in ((True, False), ("best-effort", True)):
+        world = World(slots=slots_of("small", 1, 6))
+        spec = job_of(6)
+        spec["attributes"]["system"]["burstable"] = burstable
+        world.instance.submit(spec)
+        world.late = {"small-0-3", "small-0-4", "small-0-5"}
+        world.run(750)
+        assert bool(world.provider.rented) is kept
+        assert bool(world.controller.ledger.book.protected) is not kept
+        world.run(600)
+        assert not world.provider.rented  # nobody pays for nodes on which nothing starts
+        assert world.controller.ledger.book.protected
+
+
+def test_a_type_that_is_set_aside_and_a_provider_in_protected_mode_say_so() -> None:
+    world = World(slots=slots_of("small", 1, 4))
+    world.provider.no_capacity.add("small")
+    job = world.submit(4)
+    world.run(150)
+    assert world.verdict(job).startswith("deferred: no capacity for small, asking again in")
+    world.controller.ledger.protect("scripted", "nodes did not come up")
+    world.run(60)
+    assert world.verdict(job).startswith("deferred: scripted is in protected mode")
 
 
 def test_a_held_job_is_let_go_when_its_nodes_are_up() -> None:
