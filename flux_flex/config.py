@@ -346,6 +346,9 @@ class BurstSettings(BaseModel):
     on_unload: Literal["keep", "drain"] = Field(
         default="keep", description="what becomes of rented nodes when the controller is unloaded"
     )
+    metrics_port: int = Field(
+        default=0, ge=0, le=65535, description="loopback port of Prometheus counters; 0 for none"
+    )
     limits: BurstLimits = Field(default=BurstLimits(), description="what may be rented at the most")
     slots: tuple[BurstSlots, ...] = Field(
         default=(), strict=False, description="hosts that are set aside for rented nodes"

@@ -61,6 +61,28 @@ class Service:
             },
         }
 
+    def gauges(self) -> dict[str, float]:
+        """The same as numbers, by names of Prometheus."""
+        book, now_s = self._controller.ledger.book, self._controller.instance.now()
+        limits = self._controller.settings.config.limits
+        found = {
+            f'flux_flex_bursts{{state="{state.value}"}}': float(
+                sum(one.state is state for one in book.bursts.values())
+            )
+            for state in State
+        }
+        found["flux_flex_burst_nodes"] = float(sum(b.rental.nodes for b in book.bursts.values()))
+        found["flux_flex_burst_cost_per_hour_usd"] = sum(
+            one.cost_per_hour_usd for one in book.bursts.values()
+        )
+        found["flux_flex_burst_spent_usd"] = book.spent_usd(now_s - limits.period, now_s)
+        found["flux_flex_burst_protected_providers"] = float(len(book.protected))
+        found["flux_flex_burst_deciding"] = float(self._controller.deciding)
+        for verdict in ("stay", "burst", "deferred", "impossible"):
+            count = sum(one.verdict == verdict for one in self._controller.decisions.values())
+            found[f'flux_flex_burst_jobs{{verdict="{verdict}"}}'] = float(count)
+        return found
+
     def list(self, _: Mapping[str, object]) -> dict[str, object]:
         """The bursts that are not over."""
         now_s = self._controller.instance.now()

@@ -188,6 +188,8 @@ def _add_burst(parser: argparse.ArgumentParser) -> None:
     start.add_argument("--provider", metavar="NAME", help="trust this provider again")
     drain = actions.add_parser("drain", help="let bursts go as soon as their jobs have ended")
     drain.add_argument("burst", nargs="?", metavar="BURST", help="this one; default: all")
+    reap = actions.add_parser("reap", help="find what is rented and not in the ledger")
+    reap.add_argument("--yes", action="store_true", help="release it")
     plain = {
         "status": "show bursts by state, slots, and providers that are not asked",
         "list": "show each burst with its jobs and its cost",

@@ -30,6 +30,8 @@ def run(options: argparse.Namespace) -> int:
         from flux_flex.cli.burst_configure import configure
 
         return configure(options)
+    if options.action == "reap":
+        return _reap(options)
     document = _asked(options.action, _payload(options))
     if options.json:
         print_json(document)
@@ -45,6 +47,31 @@ def run(options: argparse.Namespace) -> int:
         "drain": _drained,
     }
     printers[options.action](document)
+    return 0
+
+
+def _reap(options: argparse.Namespace) -> int:
+    """Name what the provider has and the ledger does not; with --yes, release it."""
+    from flux_flex.burst.ledger import KEY, fold
+    from flux_flex.cli.burst_site import open_provider
+    from flux_flex.config import load_config
+
+    instance = FluxInstance()
+    book = fold(instance.log(KEY))
+    provider = open_provider(load_config(), instance)
+    try:
+        orphans = [one for one in provider.observe() if one.burst not in book.bursts]
+        for one in orphans:
+            if options.yes:
+                provider.release(one.burst)
+            did = "released" if options.yes else "not in the ledger"
+            console().print(word(f"{one.burst}  {one.nodes} nodes, {one.phase.value}: {did}"))
+    finally:
+        provider.close()
+    if not orphans:
+        console().print("nothing is rented that the ledger does not know")
+    elif not options.yes:
+        console().print("--yes releases them")
     return 0
 
 

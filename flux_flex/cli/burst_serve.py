@@ -20,6 +20,7 @@ from flux_flex.config import load_config
 from flux_flex.errors import FlexError
 from flux_flex.host.flux_bindings import bindings
 from flux_flex.host.flux_instance import FluxInstance
+from flux_flex.host.metrics import Metrics
 from flux_flex.host.reactor import Reactor
 from flux_flex.host.threads import Threads
 
@@ -54,8 +55,12 @@ def _run(handle: Any, *, is_module: bool, config: str | None) -> None:
     controller = Controller(instance, providers, settings, calls)
     service = Service(controller)
 
+    metrics = Metrics(site.burst.metrics_port) if site.burst.metrics_port else None
+
     def step() -> float:
         controller.step()
+        if metrics is not None:
+            metrics.publish(service.gauges())
         return controller.next_step_s
 
     reactor = Reactor(handle, NAME, service.topics, step, is_module=is_module)
@@ -65,6 +70,8 @@ def _run(handle: Any, *, is_module: bool, config: str | None) -> None:
             for burst in [*controller.ledger.book.bursts]:
                 controller.let_go(burst, "the controller was unloaded")
     finally:
+        if metrics is not None:
+            metrics.close()
         provider.close()
 
 
