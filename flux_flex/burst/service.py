@@ -103,6 +103,8 @@ class Service:
             "user": decision.job.user,
             "verdict": decision.verdict,
             "reason": decision.reason,
+            "starts_here_in": _left(decision.local_start_s, now_s),
+            "flux_estimate_in": _left(decision.job.flux_start_s, now_s),
             "alternatives": [
                 {
                     "provider": way.provider,
@@ -110,7 +112,7 @@ class Service:
                     "burst": way.burst,
                     "nodes": way.nodes,
                     "new_nodes": way.new_nodes,
-                    "starts_in": None if way.start_s == float("inf") else way.start_s - now_s,
+                    "starts_in": _left(way.start_s, now_s),
                     "cost": way.cost_usd,
                     "rejected": way.rejected,
                 }
@@ -168,6 +170,11 @@ class Service:
         for name in names:
             self._controller.let_go(name, REASON)
         return {"bursts": names}
+
+
+def _left(moment_s: float | None, now_s: float) -> float | None:
+    """Seconds from now; None for what is not in sight."""
+    return None if moment_s is None or moment_s == float("inf") else max(0.0, moment_s - now_s)
 
 
 def _entry(entry: Entry, now_s: float) -> dict[str, object]:

@@ -95,7 +95,9 @@ def read_queue(instance: Instance, known: Known, *, depth: int, queue: str = "")
             held.add(job.jobid)
         if queue and spec.system.get("queue") == queue and not spec.burstable:
             spec = replace(spec, user={**spec.user, "burstable": True})
-        pending.append(PendingJob(job.jobid, spec, job.user, _priority(job), job.t_submit))
+        pending.append(
+            PendingJob(job.jobid, spec, job.user, _priority(job), job.t_submit, job.t_estimate)
+        )
     running = [one for job in jobs.values() if (one := _running(instance, job, known))]
     unavailable = frozenset(instance.down()) | instance.drained().keys()
     return Queue(

@@ -139,6 +139,9 @@ def _explain(document: Document) -> None:
     out = console()
     out.print(word(f"{document.get('job')} of {document.get('user')}"))
     out.print(word(f"{document.get('verdict')}: {document.get('reason')}"))
+    for key, said in (("starts_here_in", "here"), ("flux_estimate_in", "Flux's own estimate")):
+        if document.get(key) is not None:
+            out.print(word(f"{said}: in {format_duration(_number(document, key))}"))
     table = _table(("type", "provider", "onto", "nodes", "new", "starts in", "cost", ""))
     for one in _rows(document, "alternatives"):
         starts = one.get("starts_in")

@@ -374,7 +374,14 @@ def _job_info(value: object) -> JobInfo | None:
         t_run=_later(entry, "t_run", place),
         t_inactive=_later(entry, "t_inactive", place),
         memo=dict(sorted(_dotted(checked_mapping(annotations.get("user", {}), f"{place}: user")))),
+        t_estimate=_estimate(annotations.get("sched")),
     )
+
+
+def _estimate(sched: object) -> float | None:
+    """The scheduler's own estimate of the start, where it annotates one."""
+    found = sched.get("t_estimate") if isinstance(sched, Mapping) else None
+    return checked_seconds(found, "job-list.list: sched.t_estimate") if found else None
 
 
 def _user(userid: int) -> str:

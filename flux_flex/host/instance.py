@@ -42,6 +42,8 @@ class JobInfo:
     t_run: float | None = None
     t_inactive: float | None = None
     memo: Mapping[str, object] = field(default_factory=dict)
+    t_estimate: float | None = None
+    """When the scheduler says that it will start, where it says so."""
 
 
 class EventStream(Protocol):
