@@ -56,7 +56,8 @@ class Weather:
             # In the next calls and writes, somewhere.
             world.crash_at = len(world.points) + rng.randint(0, 6)
         for provider in [*world.controller.ledger.book.protected]:
-            if rng.random() < 0.02:  # somebody has looked
+            if rng.random() < 0.02:  # somebody has looked, and does not crash
+                world.crash_at = None
                 world.controller.ledger.reset(provider)
                 self.counts["resets of protected mode"] += 1
 

@@ -34,6 +34,9 @@ from flux_flex.model.rv1 import parse_r
 
 MEMO = "flex.burst"
 REASON = "flux-flex: the burst ends"
+# Rented nodes are drained except while a job that they are for waits. So nobody else's job runs
+# there, and what a burst costs is what was decided.
+KEPT = "flux-flex: kept for jobs that burst"
 
 # How long a type without capacity is set aside, first and at the most.
 _FIRST_ASIDE_S = 60.0
@@ -131,8 +134,7 @@ class Controller:
         if entry.state in (State.INTENDED, State.ASKED):
             self._release(entry, reason)
         elif entry.state is State.UP:
-            self.ledger.note("leave", burst, reason=reason)
-            self._drain(entry)
+            self.ledger.note("leave", burst, reason=reason)  # the next step drains it
 
     # -- what providers say ------------------------------------------------------------------------
 
@@ -189,9 +191,11 @@ class Controller:
             self.ledger.note("asked", burst)
         elif isinstance(call.error, NoCapacity):
             self._set_aside(entry)
+            self._undrain(entry)
             self.ledger.note("refused", burst, reason=call.error.what)
         else:
-            # It may have gone half through.
+            # It may have gone half through, and would fail again at once.
+            self._set_aside(entry)
             self._release(entry, call.error.what)
 
     def _set_aside(self, entry: Entry) -> None:
@@ -218,16 +222,15 @@ class Controller:
         if not self._is_wanted(entry, queue):
             self._release(entry, "no job waits for it any more")
         elif not self.calls.under_way(("request", entry.burst)):
+            self._drain(entry, queue, KEPT)
             self._request(entry)
 
     def _asked(self, entry: Entry, queue: Queue) -> None:
         seen = self._of(entry)
-        is_complete = not set(self._ranks(entry)) & queue.unavailable
-        # A job may have found enough among what is up already, and ours.
-        if is_complete or self._is_used(entry, queue):
+        if not set(self._ranks(entry)) & queue.down:
             self.ledger.note("up", entry.burst)
             self._idle_since[entry.burst] = queue.now_s
-            self._let_go(entry.jobs, queue)
+            self._open(entry, queue)
         elif not self._is_wanted(entry, queue):
             self._release(entry, "no job waits for it any more")
         elif seen is not None and seen.phase is Phase.FAILED:
@@ -243,7 +246,10 @@ class Controller:
             self._release(entry, reason)
 
     def _up(self, entry: Entry, queue: Queue) -> None:
-        self._let_go(entry.jobs, queue)
+        if self._is_wanted(entry, queue):
+            self._open(entry, queue)
+        else:
+            self._drain(entry, queue, KEPT)
         if self._is_used(entry, queue):
             self._idle_since.pop(entry.burst, None)
             return
@@ -253,11 +259,11 @@ class Controller:
                 reason = f"{entry.burst} was up, and the job that waits for it did not start"
                 self.ledger.protect(entry.provider, reason)
             self.ledger.note("leave", entry.burst, reason="idle")
-            self._drain(entry)
+            self._drain(entry, queue, REASON)
 
     def _leaving(self, entry: Entry, queue: Queue) -> None:
         """Drained: what still runs there may end."""
-        self._drain(entry)
+        self._drain(entry, queue, REASON)
         if not self._is_used(entry, queue):
             self._release(entry, entry.reason)
 
@@ -273,7 +279,7 @@ class Controller:
             return  # the answer is under way
         elif entry.burst in seen.bursts:
             self._start_release(entry)
-        elif set(self._ranks(entry)) <= queue.unavailable:
+        elif set(self._ranks(entry)) <= queue.down:
             self._undrain(entry)
             self.ledger.note("gone", entry.burst)
             self._released.discard(entry.burst)
@@ -321,21 +327,28 @@ class Controller:
 
     def _is_enough(self, entry: Entry, queue: Queue) -> bool:
         """Whether some of the nodes are up, and all jobs that wait for them take what there is."""
-        some = set(self._ranks(entry)) - queue.unavailable
+        some = set(self._ranks(entry)) - queue.down
         waiting = [one.jobspec for one in queue.pending if one.jobid in entry.jobs]
         return bool(some) and all(spec.is_best_effort for spec in waiting)
 
-    def _drain(self, entry: Entry) -> None:
-        drained = self.instance.drained()
+    def _open(self, entry: Entry, queue: Queue) -> None:
+        """Let the jobs start that it is for."""
+        self._undrain(entry)
+        self._let_go(entry.jobs, queue)
+
+    def _drain(self, entry: Entry, queue: Queue, reason: str) -> None:
+        """Drain its ranks for a reason of ours. What others drained keeps their reason."""
         for rank in self._ranks(entry):
-            if rank not in drained:
-                self.instance.drain(rank, REASON)
+            if queue.drained.get(rank, KEPT) in {KEPT, REASON} - {reason} or (
+                rank not in queue.drained
+            ):
+                self.instance.drain(rank, reason)
 
     def _undrain(self, entry: Entry) -> None:
-        """The placeholders wait for the next burst. What others drained stays so."""
+        """Undrain its ranks. What others drained stays so."""
         drained = self.instance.drained()
         for rank in self._ranks(entry):
-            if drained.get(rank) == REASON:
+            if drained.get(rank) in (KEPT, REASON):
                 self.instance.undrain(rank)
 
     def _let_go(self, jobs: Sequence[int], queue: Queue) -> None:
@@ -371,7 +384,7 @@ class Controller:
         self.decisions.update({one.job.jobid: one for one in plan.decisions})
         # The largest first: each has a slot then, as decide() has checked.
         for order in sorted(plan.orders, key=lambda one: -one.nodes):
-            self._take(order)
+            self._take(order, queue)
         for burst, placed in plan.joined.items():
             self.ledger.note("join", burst, jobs=[one.job.jobid for one in placed])
         for decision in plan.decisions:
@@ -395,7 +408,7 @@ class Controller:
                     closed[key] = reasons.set_aside(kind, until_s - now_s)
         return closed
 
-    def _take(self, order: Order) -> None:
+    def _take(self, order: Order, queue: Queue) -> None:
         """Rent what was decided: the intent, and then the request."""
         book = self.ledger.book
         slot = free_slot(self.slots, book, order.node_type.name, order.nodes)
@@ -410,7 +423,10 @@ class Controller:
             cost_per_hour_usd=order.nodes * order.node_type.price_per_hour_usd,
             boot_by_s=self.instance.now() + self.settings.boot_deadline_s,
         )
-        self._request(self.ledger.book.bursts[slot.name])
+        entry = self.ledger.book.bursts[slot.name]
+        # Before their brokers come.
+        self._drain(entry, queue, KEPT)
+        self._request(entry)
 
     def _tell(self, decision: Decision) -> None:
         """Show a verdict with its job, when it has changed."""

@@ -57,12 +57,14 @@ class Known:
 
 @dataclass(frozen=True)
 class Queue:
-    """An instance at one moment. ``jobs`` are all that wait or run, by id; ``unavailable`` are
-    ranks that are down or drained; ``held`` are jobs that the controller is to let go."""
+    """An instance at one moment. ``jobs`` are all that wait or run, by id; ``down`` are ranks whose
+    brokers are not there, ``drained`` says why of others; ``held`` are jobs that the controller
+    is to let go."""
 
     now_s: float
     resources: ResourceSet
-    unavailable: frozenset[int]
+    down: frozenset[int]
+    drained: Mapping[int, str]
     jobs: Mapping[int, JobInfo]
     running: tuple[Running, ...]
     pending: tuple[PendingJob, ...]
@@ -99,11 +101,11 @@ def read_queue(instance: Instance, known: Known, *, depth: int, queue: str = "")
             PendingJob(job.jobid, spec, job.user, _priority(job), job.t_submit, job.t_estimate)
         )
     running = [one for job in jobs.values() if (one := _running(instance, job, known))]
-    unavailable = frozenset(instance.down()) | instance.drained().keys()
     return Queue(
         now_s=instance.now(),
         resources=parse_r(instance.resources()),
-        unavailable=frozenset(unavailable),
+        down=frozenset(instance.down()),
+        drained=instance.drained(),
         jobs=jobs,
         running=tuple(running),
         pending=tuple(pending),
@@ -154,7 +156,9 @@ def _local(queue: Queue, placeholders: Collection[int]) -> EmbeddedMatcher:
     ranks = tuple(
         target
         for target in queue.resources.ranks
-        if target.rank not in placeholders and target.rank not in queue.unavailable
+        if target.rank not in placeholders
+        and target.rank not in queue.down
+        and target.rank not in queue.drained
     )
     matcher = EmbeddedMatcher(graph_from_r(ResourceSet(ranks)), "lonode")
     matcher.advance(queue.now_s)

@@ -199,9 +199,9 @@ class World:
             limit_s = self.instance.jobspec(job.jobid)["attributes"]["system"]["duration"]  # type: ignore[index]
             if job.t_run is not None and now_s >= job.t_run + limit_s:
                 self.instance.finish(job.jobid)
+        waiting = {job.jobid: job for job in self.instance.jobs(JobState.SCHED)}
         for jobid in [*self.instance.queue()]:
-            info = next(one for one in self.instance.jobs() if one.jobid == jobid)
-            if info.urgency and not self._start(jobid):
+            if waiting[jobid].urgency and not self._start(jobid):
                 return
 
     def _start(self, jobid: int) -> bool:

@@ -37,14 +37,27 @@ def test_a_job_that_starts_here_soon_rents_nothing() -> None:
     assert world.state(job) is not JobState.SCHED
 
 
-def test_a_job_that_starts_on_the_first_of_its_nodes_keeps_them_all() -> None:
+def test_rented_nodes_are_for_the_jobs_that_they_were_rented_for() -> None:
+    world = World()
+    world.submit(4, duration_s=300)
+    world.run(BOOT_S + 90)
+    assert world.instance.jobs(JobState.RUN)
+    spec = job_of(1, 7200)
+    spec["attributes"]["system"]["burstable"] = False
+    others = [world.instance.submit(spec) for _ in range(6)]
+    world.run(3600)
+    assert not world.provider.rented
+    assert sum(world.state(job) is JobState.RUN for job in others) == OWN
+
+
+def test_no_job_starts_before_all_nodes_are_up() -> None:
     world = World()
     world.late = {"small-0-3"}
     job = world.submit(4, duration_s=1200)
     world.run(BOOT_S + 120)
-    assert world.state(job) is JobState.RUN
-    world.run(600)
-    assert world.provider.rented
+    assert world.state(job) is JobState.SCHED
+    world.late = set()
+    world.run(60)
     assert world.state(job) is JobState.RUN
 
 
