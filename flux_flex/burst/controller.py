@@ -134,7 +134,8 @@ class Controller:
         if entry.state in (State.INTENDED, State.ASKED):
             self._release(entry, reason)
         elif entry.state is State.UP:
-            self.ledger.note("leave", burst, reason=reason)  # the next step drains it
+            self.ledger.note("leave", burst, reason=reason)
+            self._drain(entry, self.instance.drained(), REASON)
 
     # -- what providers say ------------------------------------------------------------------------
 
@@ -222,7 +223,7 @@ class Controller:
         if not self._is_wanted(entry, queue):
             self._release(entry, "no job waits for it any more")
         elif not self.calls.under_way(("request", entry.burst)):
-            self._drain(entry, queue, KEPT)
+            self._drain(entry, queue.drained, KEPT)
             self._request(entry)
 
     def _asked(self, entry: Entry, queue: Queue) -> None:
@@ -249,7 +250,7 @@ class Controller:
         if self._is_wanted(entry, queue):
             self._open(entry, queue)
         else:
-            self._drain(entry, queue, KEPT)
+            self._drain(entry, queue.drained, KEPT)
         if self._is_used(entry, queue):
             self._idle_since.pop(entry.burst, None)
             return
@@ -259,11 +260,11 @@ class Controller:
                 reason = f"{entry.burst} was up, and the job that waits for it did not start"
                 self.ledger.protect(entry.provider, reason)
             self.ledger.note("leave", entry.burst, reason="idle")
-            self._drain(entry, queue, REASON)
+            self._drain(entry, queue.drained, REASON)
 
     def _leaving(self, entry: Entry, queue: Queue) -> None:
         """Drained: what still runs there may end."""
-        self._drain(entry, queue, REASON)
+        self._drain(entry, queue.drained, REASON)
         if not self._is_used(entry, queue):
             self._release(entry, entry.reason)
 
@@ -336,12 +337,11 @@ class Controller:
         self._undrain(entry)
         self._let_go(entry.jobs, queue)
 
-    def _drain(self, entry: Entry, queue: Queue, reason: str) -> None:
+    def _drain(self, entry: Entry, drained: Mapping[int, str], reason: str) -> None:
         """Drain its ranks for a reason of ours. What others drained keeps their reason."""
+        replaced = {KEPT, REASON, ""} - {reason}
         for rank in self._ranks(entry):
-            if queue.drained.get(rank, KEPT) in {KEPT, REASON} - {reason} or (
-                rank not in queue.drained
-            ):
+            if drained.get(rank, "") in replaced:
                 self.instance.drain(rank, reason)
 
     def _undrain(self, entry: Entry) -> None:
@@ -425,7 +425,7 @@ class Controller:
         )
         entry = self.ledger.book.bursts[slot.name]
         # Before their brokers come.
-        self._drain(entry, queue, KEPT)
+        self._drain(entry, queue.drained, KEPT)
         self._request(entry)
 
     def _tell(self, decision: Decision) -> None:
