@@ -339,9 +339,9 @@ class Controller:
 
     def _drain(self, entry: Entry, drained: Mapping[int, str], reason: str) -> None:
         """Drain its ranks for a reason of ours. What others drained keeps their reason."""
-        replaced = {KEPT, REASON, ""} - {reason}
+        replaced = {KEPT, REASON} - {reason}
         for rank in self._ranks(entry):
-            if drained.get(rank, "") in replaced:
+            if rank not in drained or drained[rank] in replaced:
                 self.instance.drain(rank, reason)
 
     def _undrain(self, entry: Entry) -> None:
