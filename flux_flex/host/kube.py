@@ -1,0 +1,447 @@
+"""The Kubernetes API: a few verbs on plain objects, over the client of the kubernetes package.
+
+    kube = open_kube("/etc/flux/kubeconfig")
+    made = kube.apply(MINICLUSTERS, manifest, manager="flux-flex")   # or raises FieldConflict
+    kube.delete(MINICLUSTERS, "hpc-0", "bursts", uid=made["metadata"]["uid"])
+    for kind, pod in kube.watch(PODS, "bursts", since="1234"):       # ends, or raises Expired
+        ...
+
+The kubernetes package reads the kubeconfig, gets credentials and makes the TLS connections, which
+always verify. Requests go over its connection pool and not through its generated classes: those
+log the body of an answer when debugging, which for an applied Secret is the secret, and they
+differ between versions. Every call has a deadline; what may pass is tried again, within bounds.
+
+Sources: https://kubernetes.io/docs/reference/using-api/api-concepts/ (watches, bookmarks, 410,
+preconditions), .../using-api/server-side-apply/ (conflicts), and the client's sources, 29 to 37.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import urllib3
+from urllib3.exceptions import HTTPError, SSLError
+
+from flux_flex.errors import FlexError
+from flux_flex.host.kubeconfig import connected, short
+
+Object = Mapping[str, Any]
+
+# Answered with an object's metadata only, so that a Secret's content never comes back.
+_METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
+_APPLY = "application/apply-patch+yaml"
+_PASSING = {
+    HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT,
+}  # fmt: skip
+_PAGE = 500
+_PIECE = 1 << 16
+
+log = logging.getLogger("flux_flex.kube")
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A resource of the API. ``private``: the server's words about one are not passed on."""
+
+    plural: str
+    group: str = ""
+    version: str = "v1"
+    private: bool = False
+
+    def path(self, namespace: str = "", name: str = "") -> str:
+        """The URL path of a collection, or of one object."""
+        root = f"/apis/{self.group}" if self.group else "/api"
+        parts = ["namespaces", namespace] if namespace else []
+        parts += [self.plural, *([name] if name else [])]
+        return "/".join([root, self.version, *(urllib.parse.quote(part, "") for part in parts)])
+
+
+MINICLUSTERS = Resource("miniclusters", "flux-framework.org", "v1alpha2")
+SECRETS = Resource("secrets", private=True)
+PODS = Resource("pods")
+EVENTS = Resource("events")
+SERVICES = Resource("services")
+NODES = Resource("nodes")
+NAMESPACES = Resource("namespaces")
+
+
+@dataclass(eq=False)
+class KubeError(FlexError):
+    """The API server refused, or did not answer (status 0). ``status`` is HTTP's."""
+
+    status: int = 0
+    reason: str = ""
+    retry_after_s: float | None = None
+
+
+class FieldConflict(KubeError):
+    """Other field managers own what was to be applied; ``what`` names them."""
+
+
+class Expired(KubeError):
+    """410: the history from this resourceVersion on is gone; list again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The most that calls may take, in seconds.
+
+    connect_s, read_s  to connect, and between two pieces of an answer
+    call_s, tries      one call with all that is tried again
+    pause_s            first and longest pause between two tries; each is twice the one before
+    watch_s            after which the server is to end a watch that is then taken up again
+    stale_s            how long a mirror answers while it has no contact
+    """
+
+    connect_s: float = 5.0
+    read_s: float = 30.0
+    call_s: float = 60.0
+    tries: int = 5
+    pause_s: tuple[float, float] = (0.5, 30.0)
+    watch_s: float = 120.0
+    stale_s: float = 60.0
+
+    def pause(self, failures: int) -> float:
+        """Seconds after so many failures in a row, at random so that clients get out of step."""
+        first, longest = self.pause_s
+        longest = min(longest, first * 2.0 ** min(failures, 16))
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311
+
+
+def open_kube(
+    kubeconfig: str, context: str = "", *, allow_exec: bool = False, bounds: Bounds | None = None
+) -> Kube:
+    """The API of a cluster that a kubeconfig names; an empty context is its current one.
+
+    Nothing is asked of the cluster yet. Raises BadInput for a file that cannot be used, that turns
+    the verification of TLS off, or that runs a credential plugin where that is not allowed.
+    """
+    bounds = bounds or Bounds()
+    return Kube(lambda: connected(kubeconfig, context, allow_exec=allow_exec), bounds)
+
+
+class Kube:
+    """The verbs. All raise KubeError where the server refuses or does not answer."""
+
+    def __init__(self, connect: Callable[[], Any], bounds: Bounds) -> None:
+        self.bounds = bounds
+        self._connect = connect
+        self._lock = threading.Lock()
+        self._client = connect()
+        self._closed = threading.Event()
+
+    def close(self) -> None:
+        """Let go of the connections; what waits for its next try gives up."""
+        self._closed.set()
+        self._client.close()
+
+    # -- verbs -------------------------------------------------------------------------------------
+
+    def get(self, resource: Resource, name: str, namespace: str = "") -> Object | None:
+        """An object, of a private resource its metadata only. None if it is not there."""
+        try:
+            return self._call("GET", resource, namespace, name)
+        except KubeError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise
+
+    def list(
+        self, resource: Resource, namespace: str, *, labels: str = "", fields: str = ""
+    ) -> tuple[list[Object], str]:
+        """All objects that selectors select, and the resourceVersion to watch from."""
+        found: list[Object] = []
+        query = _selected(labels, fields) | {"limit": str(_PAGE)}
+        while True:
+            try:
+                page = self._call("GET", resource, namespace, query=query)
+            except Expired:
+                # The pages took too long: the first one again, and no more pages.
+                if "limit" not in query:
+                    raise
+                found, query = [], _selected(labels, fields)
+                continue
+            found += page.get("items") or []
+            more = page["metadata"].get("continue")
+            if not more:
+                return found, str(page["metadata"].get("resourceVersion", ""))
+            query = query | {"continue": more}
+
+    def create(self, resource: Resource, body: Object, namespace: str = "") -> bool:
+        """Make an object; False if there is one of that name."""
+        try:
+            self._call("POST", resource, namespace, body=body)
+        except KubeError as error:
+            if error.status == HTTPStatus.CONFLICT and error.reason == "AlreadyExists":
+                return False
+            raise
+        return True
+
+    def apply(
+        self, resource: Resource, body: Object, *, manager: str, force: bool = False
+    ) -> Object:
+        """Apply on the server's side. Raises FieldConflict where others own a field."""
+        metadata = body["metadata"]
+        query = {"fieldManager": manager, "fieldValidation": "Strict"}
+        query |= {"force": "true"} if force else {}
+        namespace = str(metadata.get("namespace", ""))
+        return self._call("PATCH", resource, namespace, metadata["name"], query=query, body=body)
+
+    def delete(
+        self, resource: Resource, name: str, namespace: str, *, uid: str,
+        propagation: str = "Background",
+    ) -> None:  # fmt: skip
+        """Delete the object of this uid. Nothing if it is gone, or another has its name now."""
+        body = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"uid": uid},
+            "propagationPolicy": propagation,
+        }
+        try:
+            self._call("DELETE", resource, namespace, name, body=body)
+        except KubeError as error:
+            if error.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
+                raise
+
+    def watch(
+        self, resource: Resource, namespace: str, since: str, *, labels: str = "", fields: str = ""
+    ) -> Stream:
+        """What changes after a resourceVersion. Raises Expired where that is too long ago."""
+        query = _selected(labels, fields) | {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": since,
+            "timeoutSeconds": str(max(1, round(self.bounds.watch_s))),
+        }
+        where = self._where(resource, namespace, "")
+        # A connection that died says nothing: the server ends a watch in time, or it is dead.
+        read_s = self.bounds.watch_s + self.bounds.read_s
+        url = resource.path(namespace) + _query(query)
+        try:
+            answer = self._open("GET", url, None, {"Accept": "application/json"}, read_s)
+            if answer.status >= HTTPStatus.BAD_REQUEST:
+                raise _refused(answer, self._read(answer), where, resource)
+        except HTTPError as error:
+            raise _unreachable(error, where) from None
+        return Stream(answer, where)
+
+    # -- one call ----------------------------------------------------------------------------------
+
+    def _call(
+        self, method: str, resource: Resource, namespace: str = "", name: str = "", *,
+        query: Mapping[str, str] | None = None, body: Object | None = None,
+    ) -> Object:  # fmt: skip
+        where = self._where(resource, namespace, name)
+        url = resource.path(namespace, name) + _query(query or {})
+        headers = {"Accept": _METADATA_ONLY if resource.private else "application/json"}
+        if body is not None:
+            headers["Content-Type"] = _APPLY if method == "PATCH" else "application/json"
+        end = time.monotonic() + self.bounds.call_s
+        for failures in range(self.bounds.tries):
+            try:
+                return self._once(method, url, headers, body, where, resource)
+            except KubeError as error:
+                pause_s = self.bounds.pause(failures)
+                if error.retry_after_s is not None:
+                    pause_s = error.retry_after_s
+                if error.status == HTTPStatus.UNAUTHORIZED and not failures:
+                    # Tokens and certificates are renewed in their files.
+                    self._reconnect()
+                    pause_s = 0.0
+                elif not _passes(error, method):
+                    raise
+                last = failures + 1 == self.bounds.tries
+                if last or time.monotonic() + pause_s > end or self._closed.wait(pause_s):
+                    raise
+                log.info("%s: trying again: %s", where, error.what)
+        raise AssertionError("tries is at least 1")
+
+    def _once(
+        self, method: str, url: str, headers: Mapping[str, str], body: Object | None, where: str,
+        resource: Resource,
+    ) -> Object:  # fmt: skip
+        text = None if body is None else json.dumps(body)
+        try:
+            answer = self._open(method, url, text, headers, self.bounds.read_s)
+            content = self._read(answer)
+        except HTTPError as error:
+            raise _unreachable(error, where) from None
+        if answer.status >= HTTPStatus.BAD_REQUEST:
+            raise _refused(answer, content, where, resource)
+        return _decoded(content, where)
+
+    def _open(
+        self, method: str, url: str, text: str | None, headers: Mapping[str, str], read_s: float
+    ) -> Any:
+        """The answer, of which only the head has been read."""
+        with self._lock:
+            # A token may be renewed in here.
+            client = self._client
+            found = client.configuration.auth_settings().values()
+            sent = {one["key"]: one["value"] for one in found if one["value"]}
+        # The pool's own retries do not know which answers pass.
+        return client.rest_client.pool_manager.request(
+            method,
+            client.configuration.host + url,
+            body=text,
+            headers={**headers, **sent, "User-Agent": "flux-flex"},
+            timeout=urllib3.Timeout(connect=self.bounds.connect_s, read=read_s),
+            retries=False,
+            preload_content=False,
+        )
+
+    def _read(self, answer: Any) -> bytes:
+        """The rest of an answer, which must be there before the call's time is over."""
+        end = time.monotonic() + self.bounds.call_s
+        content = bytearray()
+        for piece in _pieces(answer):
+            content += piece
+            if time.monotonic() > end:
+                answer.close()
+                raise HTTPError(f"the answer took longer than {self.bounds.call_s:g} s")
+        answer.release_conn()
+        return bytes(content)
+
+    def _reconnect(self) -> None:
+        with self._lock:
+            old, self._client = self._client, self._connect()
+        # Watches that are open keep their connections.
+        old.close()
+
+    def _where(self, resource: Resource, namespace: str, name: str) -> str:
+        place = "/".join(part for part in (namespace, resource.plural, name) if part)
+        return f"{self._client.configuration.host} {place}"
+
+
+class Stream:
+    """The events of one watch as (type, object): ADDED, MODIFIED, DELETED and BOOKMARK."""
+
+    def __init__(self, answer: Any, where: str) -> None:
+        self._answer = answer
+        self._where = where
+
+    def __iter__(self) -> Iterator[tuple[str, Object]]:
+        """Ends when the server ends the watch. Raises Expired, or KubeError where it is cut."""
+        try:
+            # What is cut in the middle of a line has no end of line.
+            rest = b""
+            for piece in _pieces(self._answer):
+                *lines, rest = (rest + piece).split(b"\n")
+                yield from (self._event(line) for line in lines if line.strip())
+        except HTTPError as error:
+            raise _unreachable(error, self._where) from None
+        finally:
+            self._answer.close()
+
+    def _event(self, line: bytes) -> tuple[str, Object]:
+        event = _decoded(line, self._where)
+        kind, about = str(event.get("type")), event.get("object") or {}
+        if kind == "ERROR":
+            raise _error_of(about, int(about.get("code") or 500), self._where)
+        if not (about.get("metadata") or {}).get("resourceVersion"):
+            raise KubeError("the watch sent no object", self._where, "see what is in between")
+        return kind, about
+
+    def close(self) -> None:
+        """End it from another thread, also while that one waits for the next event."""
+        with suppress(OSError, ValueError, RuntimeError, AttributeError):
+            self._answer.shutdown()
+
+
+def _pieces(answer: Any) -> Iterator[bytes]:
+    """The content as it comes. Where nothing says where a piece ends, stream() waits for 64 KiB."""
+    if not hasattr(answer, "read1"):  # urllib3 1
+        yield from answer.stream()
+        return
+    while piece := answer.read1(_PIECE):
+        yield piece
+
+
+# -- errors ----------------------------------------------------------------------------------------
+
+
+def _passes(error: KubeError, method: str) -> bool:
+    """Whether the same call may go through a little later."""
+    if isinstance(error, (FieldConflict, Expired)):
+        return False
+    if error.status == HTTPStatus.CONFLICT:
+        return method == "PATCH"
+    return error.status in _PASSING or (error.status == 0 and error.reason != "TLS")
+
+
+def _refused(answer: Any, content: bytes, where: str, resource: Resource) -> KubeError:
+    with suppress(ValueError):
+        status = json.loads(content)
+        if isinstance(status, Mapping):
+            after = str(answer.headers.get("Retry-After", ""))
+            wait_s = float(after) if after.isdecimal() else None
+            return _error_of(status, answer.status, where, wait_s, private=resource.private)
+    remedy = _remedy(answer.status) or "see what is in between"
+    return KubeError(f"HTTP {answer.status}", where, remedy, answer.status)
+
+
+def _error_of(
+    status: Object, code: int, where: str, retry_after_s: float | None = None, *,
+    private: bool = False,
+) -> KubeError:  # fmt: skip
+    """What a Status object says (api-concepts). ``private``: without its message, which may show
+    what was sent."""
+    reason = str(status.get("reason") or HTTPStatus(code).phrase)
+    said = reason if private else short(status.get("message") or reason)
+    causes = (status.get("details") or {}).get("causes") or []
+    fields = [one for one in causes if one.get("reason") == "FieldManagerConflict"]
+    if code == HTTPStatus.CONFLICT and fields:
+        owned = "; ".join(f"{one.get('field')}: {short(one.get('message'))}" for one in fields[:3])
+        what = f"another field manager owns what would be changed: {owned}"
+        return FieldConflict(what, where, "let it go there, or set force_conflicts", code, reason)
+    if code == HTTPStatus.GONE:
+        return Expired(said, where, "", code, reason)
+    return KubeError(said, where, _remedy(code), code, reason, retry_after_s)
+
+
+def _remedy(code: int) -> str:
+    if code == HTTPStatus.UNAUTHORIZED:
+        return "renew the credentials in the kubeconfig"
+    if code == HTTPStatus.FORBIDDEN:
+        return "give the account the rights of docs/kubernetes-rbac.yaml"
+    if code == HTTPStatus.NOT_FOUND:
+        return "see that the namespace is there, and for MiniClusters the Flux Operator"
+    return ""
+
+
+def _unreachable(error: HTTPError, where: str) -> KubeError:
+    if isinstance(error, SSLError):
+        remedy = "see certificate-authority-data and the server's name in the kubeconfig"
+        return KubeError(f"TLS: {short(error)}", where, remedy, 0, "TLS")
+    return KubeError(f"no answer: {short(error)}", where, "see whether kubectl reaches it")
+
+
+def _decoded(content: bytes, where: str) -> Object:
+    try:
+        value = json.loads(content)
+    except ValueError:
+        value = None
+    if not isinstance(value, Mapping):
+        raise KubeError("the answer is no JSON object", where, "see what is in between")
+    return value
+
+
+def _query(query: Mapping[str, str]) -> str:
+    return "?" + urllib.parse.urlencode(query) if query else ""
+
+
+def _selected(labels: str, fields: str) -> dict[str, str]:
+    given = {"labelSelector": labels, "fieldSelector": fields}
+    return {key: value for key, value in given.items() if value}
