@@ -120,7 +120,11 @@ class Meter:
 def soak(days: float, seed: int) -> list[str]:
     """Run it, print what was counted; what went against the promises."""
     rng = random.Random(seed)
-    world = World(slots=[*slots_of("small", 2, 4), *slots_of("big", 2, 4)], limits=LIMITS)
+    world = World(
+        slots=[*slots_of("small", 2, 4), *slots_of("big", 2, 4)], limits=LIMITS,
+        # As a site reckons that wants no surprise: nodes come at the last moment, and go slowly.
+        boot_s=600.0, release_s=180.0,
+    )  # fmt: skip
     users, weather, meter = Users(world, rng), Weather(world, rng), Meter(world)
     most_nodes, began = 0, time.monotonic()
     while world.instance.now() < 1_000_000 + days * DAY_S:

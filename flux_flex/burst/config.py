@@ -91,6 +91,9 @@ class BurstConfig(BaseModel):
     idle_timeout: Duration = Field(
         default=300.0, description="how long rented nodes may idle before they go"
     )
+    release: Duration = Field(
+        default=0.0, description="from the end of idling until nodes are gone and no longer paid"
+    )
     depth: int = Field(
         default=32, ge=1, le=100_000, description="how many pending jobs, from the head, to weigh"
     )

@@ -13,7 +13,7 @@ from flux_flex.burst.ledger import KEY, Entry, State
 from flux_flex.errors import BadInput
 from flux_flex.model.jobid import f58
 
-# The service's name on the broker: `flux rpc flex-burst.status`.
+# The service's name on the broker: a request to flex-burst.status is answered by status.
 NAME = "flex-burst"
 
 

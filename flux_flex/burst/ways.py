@@ -76,7 +76,7 @@ class Bursts:
     def commitments(self) -> Iterator[Commitment]:
         """What the bursts of the snapshot take of the limits, and will have cost from now on."""
         for one in self.existing:
-            left_s = max(0.0, one.busy_until_s + self.config.idle_timeout - self.now_s)
+            left_s = max(0.0, self._paid_s(one.busy_until_s))
             hourly = one.cost_per_hour_usd
             yield Commitment(one.user, one.nodes, hourly, hourly * left_s / 3600)
 
@@ -215,8 +215,8 @@ class Bursts:
         return hourly * self._paid_s(order.end_s) / 3600
 
     def _paid_s(self, end_s: float) -> float:
-        """Nodes are paid from the request, which is now, until they have idled away."""
-        return end_s - self.now_s + self.config.idle_timeout
+        """Nodes are paid from the request, which is now, until they have idled away and are gone."""
+        return end_s - self.now_s + self.config.idle_timeout + self.config.release
 
 
 def _ordering(order: Order, new_nodes: int, cost: float, *, joins: str) -> Way:

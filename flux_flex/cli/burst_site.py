@@ -20,6 +20,9 @@ from flux_flex.errors import BadInput
 from flux_flex.host.flux_instance import FluxInstance
 from flux_flex.simulate.files import read_yaml
 
+# How long nodes are paid for after they have idled away: draining, and the provider's own time.
+_RELEASE_S = 120.0
+
 # Flux's own names for what fluxion's qmanager calls by others.
 _POLICIES: dict[str, QueuePolicy] = {
     "fcfs": "fcfs", "easy": "easy", "conservative": "conservative", "hybrid": "conservative",
@@ -58,6 +61,7 @@ def settings_of(site: FlexConfig, queue_policy: QueuePolicy = "fcfs") -> Setting
     config = BurstConfig(
         threshold=burst.threshold,
         idle_timeout=burst.idle_timeout,
+        release=_RELEASE_S,
         depth=burst.depth,
         limits=limits,
         providers=(rents,),

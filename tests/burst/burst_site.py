@@ -116,7 +116,8 @@ class World:
 
     def __init__(
         self, *, slots: Sequence[Slot] | None = None, limits: Limits | None = None,
-        crash_at: int | None = None, **settings: Any,
+        crash_at: int | None = None, boot_s: float = BOOT_S, release_s: float = 0.0,
+        **settings: Any,
     ) -> None:  # fmt: skip
         self.points: list[str] = []
         self.crash_at = crash_at
@@ -135,8 +136,8 @@ class World:
         self.instance.lose(range(OWN, len(hosts)))
         self.provider = Scripted(self)
         config = BurstConfig(
-            threshold=60.0, idle_timeout=300.0, limits=limits or Limits(),
-            providers=(ProviderConfig(name="scripted", boot=BOOT_S, types=(TYPE, BIG)),),
+            threshold=60.0, idle_timeout=300.0, release=release_s, limits=limits or Limits(),
+            providers=(ProviderConfig(name="scripted", boot=boot_s, types=(TYPE, BIG)),),
         )  # fmt: skip
         self.settings = Settings(config, self.slots, boot_deadline_s=600.0, **settings)
         self.crashes = 0
