@@ -215,7 +215,7 @@ class Bursts:
         return hourly * self._paid_s(order.end_s) / 3600
 
     def _paid_s(self, end_s: float) -> float:
-        """Nodes are paid from the request, which is now, until they have idled away and are gone."""
+        """Nodes are paid from the request, which is now, until they have idled and are gone."""
         return end_s - self.now_s + self.config.idle_timeout + self.config.release
 
 
