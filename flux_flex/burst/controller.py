@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from flux_flex.burst import reasons
+from flux_flex.burst.budget import Purse
 from flux_flex.burst.calls import Call, Calls
 from flux_flex.burst.config import BurstConfig
 from flux_flex.burst.decide import decide
@@ -104,6 +105,7 @@ class Controller:
         self._idle_since: dict[str, float] = {}
         self._said: dict[int, str] = {}
         self._released: set[str] = set()
+        self._purse: Purse
 
     # -- one step ----------------------------------------------------------------------------------
 
@@ -113,6 +115,7 @@ class Controller:
         queue = read_queue(
             self.instance, self._known, depth=self.settings.config.depth, queue=self.settings.queue
         )
+        self._purse = self._counted(queue)
         for entry in [*self.ledger.book.bursts.values()]:
             self._move(entry, queue)
         if self.deciding:
@@ -231,7 +234,8 @@ class Controller:
         if not set(self._ranks(entry)) & queue.down:
             self.ledger.note("up", entry.burst)
             self._idle_since[entry.burst] = queue.now_s
-            self._open(entry, queue)
+            if self._purse.opens(entry):
+                self._open(entry, queue)
         elif not self._is_wanted(entry, queue):
             self._release(entry, "no job waits for it any more")
         elif seen is not None and seen.phase is Phase.FAILED:
@@ -247,7 +251,7 @@ class Controller:
             self._release(entry, reason)
 
     def _up(self, entry: Entry, queue: Queue) -> None:
-        if self._is_wanted(entry, queue):
+        if self._is_wanted(entry, queue) and self._purse.opens(entry):
             self._open(entry, queue)
         else:
             self._drain(entry, queue.drained, KEPT)
@@ -359,6 +363,13 @@ class Controller:
                     self.instance.set_urgency(job, _URGENCY)
                 except BadInput as error:
                     log.info("job %s: %s", f58(job), error.what)  # it ended in the meantime
+
+    def _counted(self, queue: Queue) -> Purse:
+        """What the budget leaves, before anything is opened."""
+        specs = self._known.jobspecs.items()
+        limits_s = {job: spec.duration_s for job, spec in specs if spec and spec.duration_s}
+        ranks = {slot.name: slot.ranks for slot in self.slots}
+        return Purse(self.ledger.book, queue, self.settings.config, ranks, limits_s)
 
     @property
     def _boot_text(self) -> str:
