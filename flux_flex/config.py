@@ -355,6 +355,12 @@ class BurstSettings(BaseModel):
     )
     lead: BurstLead = Field(default=BurstLead(), description="the broker that rented brokers join")
     local: BurstLocal = Field(default=BurstLocal(), description="the provider local")
+    kubernetes: dict[str, Any] = Field(
+        default_factory=dict, description="the provider kubernetes; docs/bursting.md has its keys"
+    )
+    eks: dict[str, Any] = Field(
+        default_factory=dict, description="the provider eks; docs/bursting.md has its keys"
+    )
 
     @field_validator("catalog")
     @classmethod

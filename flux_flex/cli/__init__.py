@@ -107,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_burst(
         commands.add_parser("burst", help="rent nodes for jobs that wait, in a running Flux")
     )
+    _add_catalog(commands.add_parser("catalog", help="look up node types and prices"))
     _add_topology(commands.add_parser("topology", help="where nodes sit on the AWS network"))
     _add_usernetes(commands.add_parser("usernetes", help="a Kubernetes over the whole instance"))
     _add_doctor(commands.add_parser("doctor", help="look at this machine: found, missing, remedy"))
@@ -201,6 +202,18 @@ def _add_burst(parser: argparse.ArgumentParser) -> None:
     asked += [actions.add_parser(name, help=text) for name, text in plain.items()]
     for one in asked:
         one.add_argument("--json", action="store_true", help="print the answer as JSON")
+
+
+def _add_catalog(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Keep the file of node types that may be rented, with their prices."
+    actions = parser.add_subparsers(
+        dest="action", required=True, metavar="ACTION", parser_class=_Parser
+    )
+    update = actions.add_parser("update", help="look them up at EC2 and in AWS's price list")
+    update.add_argument("--region", metavar="REGION", help="the region that prices hold for")
+    update.add_argument("--profile", metavar="PROFILE", help="the AWS profile")
+    update.add_argument("--types", metavar="TYPE", nargs="+", default=[], help="more node types")
+    update.add_argument("--file", metavar="FILE", required=True, help="the catalogue")
 
 
 def _add_topology(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flux_flex.burst.bootstrap import Lead, follower_toml, hosts_of, with_cores
 from flux_flex.burst.catalog import NodeType, parse_catalog
@@ -23,6 +24,9 @@ from flux_flex.simulate.files import read_yaml
 # How long nodes are paid for after they have idled away: draining, and the provider's own time.
 _RELEASE_S = 120.0
 
+if TYPE_CHECKING:  # brings the kubernetes package, which only that provider needs
+    from flux_flex.burst.providers.kubernetes import KubernetesProvider
+
 # Flux's own names for what fluxion's qmanager calls by others.
 _POLICIES: dict[str, QueuePolicy] = {
     "fcfs": "fcfs", "easy": "easy", "conservative": "conservative", "hybrid": "conservative",
@@ -37,6 +41,12 @@ def types_of(site: FlexConfig) -> tuple[NodeType, ...]:
     names = dict.fromkeys(slot.type for slot in slots_of(site.burst))
     cores = site.burst.local.cores if site.burst.provider == "local" else 0
     return tuple(with_cores(catalog.get(name), cores) for name in names)
+
+
+def slots_in(site: FlexConfig) -> tuple[Slot, ...]:
+    """The slots of flex.toml, in the order of their ranks."""
+    found = slots_of(site.burst)
+    return tuple(Slot(slot.name, slot.type, tuple(slot.hosts)) for slot in found)
 
 
 def settings_of(site: FlexConfig, queue_policy: QueuePolicy = "fcfs") -> Settings:
@@ -102,7 +112,23 @@ def open_provider(site: FlexConfig, instance: FluxInstance) -> Provider:
         toml = follower_toml(hosts, lead, burst.local.curve_cert)
         rundir, flux = _rundir(site, instance), burst.local.flux
         return LocalProvider(types_of(site), toml, rundir=rundir, flux=flux)
+    if name == "kubernetes":
+        return _kubernetes(site, instance)
+    if name == "eks":
+        from flux_flex.burst.providers.eks import EksProvider
+        from flux_flex.burst.providers.eks_config import parse_eks_config
+
+        config = parse_eks_config(site.burst.eks)
+        inner, port = _kubernetes(site, instance), site.burst.lead.port
+        return EksProvider(config, types_of(site), inner, instance.identity(), port)
     return _third_party(name, types_of(site), site)
+
+
+def _kubernetes(site: FlexConfig, instance: FluxInstance) -> KubernetesProvider:
+    from flux_flex.burst.providers.kubernetes import KubernetesProvider, parse_kubernetes_config
+
+    config = parse_kubernetes_config(site.burst.kubernetes)
+    return KubernetesProvider(config, types_of(site), slots_in(site), instance.identity())
 
 
 def _rundir(site: FlexConfig, instance: FluxInstance) -> Path:
