@@ -168,7 +168,7 @@ class GraphBuilder:
 
     def __init__(self) -> None:
         self._vertices: list[Vertex] = []
-        self._children: list[list[int]] = []
+        self._children: list[Sequence[int]] = []
 
     def add(self, vertex: Vertex, parent: int | None = None) -> int:
         """Add a vertex below ``parent``; the first, without one, is the root."""
@@ -176,9 +176,13 @@ class GraphBuilder:
             raise BadInput("a graph has exactly one root", vertex.name, "add below a parent")
         number = len(self._vertices)
         self._vertices.append(vertex)
-        self._children.append([])
+        self._children.append(())  # most are cores, which never need a list
         if parent is not None:
-            self._children[parent].append(number)
+            below = self._children[parent]
+            if isinstance(below, list):
+                below.append(number)
+            else:
+                self._children[parent] = [number]
         return number
 
     def build(self) -> ResourceGraph:

@@ -92,12 +92,15 @@ def jgf_document(graph: ResourceGraph, kept: Sequence[int] | None = None) -> dic
         first.setdefault(same[v], v)
     parent = graph.parent.tolist()
     ends = dict.fromkeys((same[parent[v]], same[v]) for v in shown if parent[v] in present)
-    edges = [{"source": str(above), "target": str(v), "metadata": _CONTAINS} for above, v in ends]
-    return {"graph": {"nodes": _node_entries(graph, first), "edges": edges}}
+    ids = {identity: str(identity) for identity in first}
+    edges = [{"source": ids[above], "target": ids[v], "metadata": _CONTAINS} for above, v in ends]
+    return {"graph": {"nodes": _node_entries(graph, first, ids), "edges": edges}}
 
 
-def _node_entries(graph: ResourceGraph, first: Mapping[int, int]) -> list[dict[str, object]]:
-    """One entry for each id in ``first``, which gives the vertex that it describes."""
+def _node_entries(
+    graph: ResourceGraph, first: Mapping[int, int], ids: Mapping[int, str]
+) -> list[dict[str, object]]:
+    """One entry for each number in ``first``, which gives the vertex that it describes."""
     shown = np.fromiter(first.values(), dtype=np.int64, count=len(first))
     # Whole columns, and each path from its parent's: a graph may have a million vertices.
     columns = (graph.type_of, graph.local_id, graph.uniq_id, graph.rank, graph.size)
@@ -122,7 +125,7 @@ def _node_entries(graph: ResourceGraph, first: Mapping[int, int]) -> list[dict[s
         }
         if vertex in graph.properties:
             metadata["properties"] = dict.fromkeys(sorted(graph.properties[vertex]), "")
-        entries.append({"id": str(identity), "metadata": metadata})
+        entries.append({"id": ids[identity], "metadata": metadata})
     return entries
 
 
