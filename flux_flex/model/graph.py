@@ -34,6 +34,28 @@ NODE = "node"
 MAX_VERTICES = 8_000_000
 
 
+class Properties(frozenset[str]):
+    """Names of properties with the ``values`` that some have in a JGF.
+
+    Jobs ask for names, so to all that compare or combine them this is a set of names. The values
+    are only kept for who writes the graph again, and go wherever the set goes.
+    """
+
+    values: Mapping[str, str]
+
+    def __new__(
+        cls, names: Iterable[str] = (), values: Mapping[str, str] | None = None
+    ) -> Properties:
+        found = super().__new__(cls, names)
+        found.values = {name: text for name, text in (values or {}).items() if name in found}
+        return found
+
+
+def values_of(properties: frozenset[str]) -> Mapping[str, str]:
+    """The values of properties that have any."""
+    return properties.values if isinstance(properties, Properties) else {}
+
+
 @dataclass(frozen=True, slots=True)
 class Vertex:
     """One vertex as it is added to a graph.
