@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SCENARIO ?= examples/burst-queue/scenario.yaml
 OUT ?= burst-plan
+# Files of tests at a time.
+JOBS ?= 2
 
 .PHONY: run test test-docker test-flux lint clean
 
@@ -14,7 +16,7 @@ run: $(VENV)/.installed
 	$(BIN)/flux-flex simulate $(SCENARIO) --out $(OUT) --svg $(OUT)/timeline.svg
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m 'not docker'
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not docker'
 
 # Against a real container engine: needs docker, docker-compose and a static busybox.
 test-docker: $(VENV)/.installed-test

@@ -191,7 +191,7 @@ class TopologyConfig(BaseModel):
         description="what `flux-flex topology fetch --format aws` wrote; prologs read it",
     )
     cache: str = Field(
-        default="", description="directory of EC2's answers; empty for ~/.cache/flux-flex"
+        default="", description="directory of EC2's answers; empty for ~/.cache/flux-flex/topology"
     )
     cache_age: Duration = Field(
         default=3600.0, description="how old an answer may be to be used again"

@@ -38,12 +38,13 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = _parser().parse_args(argv)
+    _open_closed_streams()
     # Where the locale has no ƒ, a question mark is better than no report.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
+        options = _options(argv)
         command = importlib.import_module(f"flux_flex.cli.{options.command}")
         code: int = command.run(options)
         sys.stdout.flush()
@@ -76,6 +77,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 def printable(text: str) -> str:
     """The text in one line, without what could steer a terminal: it may quote from any file."""
     return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
+
+
+def _open_closed_streams() -> None:
+    """Stand-ins where a shell closed standard streams, as with ``>&-``; Python has None for them.
+
+    What is opened next would otherwise get their numbers, and all that is printed. The stand-in
+    for output cannot be written, so that whoever prints there learns of it as of a full disk.
+    """
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The words as options. Raises SystemExit, with all printed, after ``--help``."""
+    try:
+        return _parser().parse_args(argv)
+    except SystemExit:
+        sys.stdout.flush()
+        raise
 
 
 def _discard_output() -> None:
@@ -279,7 +301,6 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--names",
         choices=["dns", "id", "ip", "tag"],
-        default="dns",
         help="what to call an instance where no R says it; default: dns, as EC2 calls its hosts",
     )
 

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flux_flex.cli import printable
-from flux_flex.cli.topology_source import Source, read_hosts, read_source
+from flux_flex.cli.topology_source import Source, counted, read_hosts, read_source
 from flux_flex.errors import BadInput
 from flux_flex.host.flux_instance import FluxInstance, enclosing_instance
-from flux_flex.model.jgf import graph_of_r, jgf_document
-from flux_flex.model.rv1 import parse_r
 from flux_flex.simulate.files import read_json, write_all
-from flux_flex.topology.annotate import annotated_r, merged_jgf, write
+from flux_flex.topology.annotate import annotated_r, graph_document_of_r, merged_jgf, write
 from flux_flex.topology.mapping import Network
 
 # How many hosts without a place are named before the rest is only counted.
@@ -46,6 +44,9 @@ class _Base:
 
 
 def _fetch(options: argparse.Namespace) -> int:
+    if options.no_scheduling and options.format != "r":
+        what = f"the format {options.format} has no scheduling key"
+        raise BadInput(what, "--no-scheduling", "leave it out, or give --format r")
     base = _base(options)
     source = read_source(options, _hosts(base))
     _complain(source.network, strict=options.strict)
@@ -55,7 +56,7 @@ def _fetch(options: argparse.Namespace) -> int:
         raise error.at(base.place) if base.place else error from None
     if options.file and options.file != "-":
         write_all([(Path(options.file), text)])
-        _say(f"{len(source.network.places)} hosts written to {options.file}")
+        _say(f"{counted(len(source.network.places), 'host')} written to {options.file}")
     else:
         sys.stdout.write(text)
     return 0
@@ -67,7 +68,9 @@ def _base(options: argparse.Namespace) -> _Base:
         what = f"--{given[0]} and --{given[1]} both say which hosts there are"
         raise BadInput(what, "topology fetch", "give one of them")
     if options.live:
-        return _Base(R=FluxInstance().resources(), place="the running instance")
+        from flux_flex.topology.live import whole_r
+
+        return _Base(R=whole_r(FluxInstance()), place="the running instance")
     path = options.r or options.jgf
     if not path:
         return _Base()
@@ -92,7 +95,7 @@ def _text(options: argparse.Namespace, source: Source, base: _Base) -> str:
     if options.format == "r" and base.R is not None:
         return _json(annotated_r(base.R, network, scheduling=not options.no_scheduling))
     if options.format == "jgf" and base.R is not None:
-        return _json(jgf_document(graph_of_r(parse_r(annotated_r(base.R, network)))))
+        return _json(graph_document_of_r(base.R, network))
     if options.format == "jgf" and base.jgf is not None:
         return _json(merged_jgf(base.jgf, network))
     if options.format == "r" and base.jgf is not None:
@@ -113,7 +116,8 @@ def _complain(network: Network, *, strict: bool) -> None:
     missing = [*network.unmapped, *network.claimed]
     if strict and missing:
         remedy = "name their instances with --host-map, or leave --strict out"
-        raise BadInput(f"{len(missing)} hosts have no place", "--strict", remedy)
+        have = "has" if len(missing) == 1 else "have"
+        raise BadInput(f"{counted(len(missing), 'host')} {have} no place", "--strict", remedy)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -133,6 +137,12 @@ def _show(options: argparse.Namespace) -> int:
     from flux_flex.cli.topology_show import show
     from flux_flex.topology.standing import EMPTY, standing_of
 
+    if options.r and options.live:
+        what = "--r and --live both say which hosts there are"
+        raise BadInput(what, "topology show", "give one of them")
+    if options.svg == "-":
+        what = "a picture is not written to standard output, where the tree goes"
+        raise BadInput(what, "--svg", "name a file")
     instance = None if options.r else enclosing_instance()
     if options.live and instance is None:
         instance = FluxInstance()  # which says why there is none
@@ -150,11 +160,12 @@ def _tell(options: argparse.Namespace) -> int:
     source = read_source(options, read_hosts(instance.resources()), instance)
     _complain(source.network, strict=options.strict)
     told = tell(instance, source.answers, source.network)
-    _say(f"{len(source.network.places)} hosts told to the instance's key-value store")
+    hosts = counted(len(source.network.places), "host")
+    _say(f"{hosts} told to the instance's key-value store")
     if told is None:
         _say("this scheduler takes properties from R only: see docs/topology.md, resource.path")
     else:
-        _say(f"{told} properties set in fluxion")
+        _say(f"{counted(told, 'property', 'properties')} set in fluxion")
         if refuses_unknown_properties(instance):
             _say("ingest.validator.plugins has feasibility, which refuses jobs that require them")
             _say("put them in R instead: see docs/topology.md, resource.path")

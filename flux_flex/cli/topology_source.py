@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flux_flex.cli import printable
 from flux_flex.cli.console import console
@@ -22,7 +23,10 @@ from flux_flex.model.rv1 import parse_r
 from flux_flex.simulate.files import read_json
 from flux_flex.topology.answers import Answers, merged, read_answers
 from flux_flex.topology.mapping import Network, network_of_hosts, network_of_instances
-from flux_flex.topology.site import read_host_map, site_answers
+from flux_flex.topology.site import read_host_map, site_known
+
+if TYPE_CHECKING:
+    from flux_flex.topology.aws import Account, Selection
 
 _FILTER_REMEDY = "write NAME=VALUE[,VALUE…], such as tag:cluster=blue"
 
@@ -48,28 +52,26 @@ def read_source(
     BadInput, and FlexError for what EC2 refuses.
     """
     config = load_config().topology
-    if not site:
-        _refuse_what_means_nothing(options, hosts)
-    host_map = read_host_map(options.host_map or config.host_map)
+    _refuse_what_means_nothing(options, hosts, site=site)
+    host_map = _host_map(options, config)
     if options.offline:
         answers = _offline(options, hosts)
     elif site:
-        known = site_answers(config, instance)
+        known = site_known(config, instance)
         if known is None:
             what = "nothing is known of the network here"
             remedy = "give --offline FILE, or write that file with flux-flex topology fetch"
             raise BadInput(what, config.file, remedy)
-        answers = known
+        answers, told = known
+        host_map = {**told, **host_map}
     else:
         answers = _asked(options, config, [host_map.get(host, host) for host in hosts or ()])
     if hosts is None:
-        network = network_of_instances(answers, options.names, host_map)
+        network = network_of_instances(answers, options.names or "dns", host_map)
     else:
         network = network_of_hosts(answers, hosts, host_map)
     if not network.places:
-        what = "no instance has a place on the network"
-        remedy = "look at the names of hosts and instances; give --host-map where they differ"
-        raise BadInput(what, "topology", remedy)
+        raise _nowhere(answers, [host_map.get(host, host) for host in network.unmapped])
     return Source(answers, network)
 
 
@@ -83,19 +85,53 @@ def read_hosts(document: object) -> list[str] | None:
     return [graph.names[node] for node in graph.once(graph.of_type("node"))]
 
 
-def _refuse_what_means_nothing(options: argparse.Namespace, hosts: Sequence[str] | None) -> None:
+def counted(number: int, one: str, several: str = "") -> str:
+    """``1 host``, ``2 hosts``."""
+    return f"{number} {one if number == 1 else several or f'{one}s'}"
+
+
+def _refuse_what_means_nothing(
+    options: argparse.Namespace, hosts: Sequence[str] | None, *, site: bool
+) -> None:
     """Raise BadInput for an option that would be ignored beside another."""
-    if options.offline:
+    if options.offline and not site:
         for name in ("filter", "region", "profile", "max_age"):
             if getattr(options, name):
                 what = "files are read, and EC2 is not asked"
                 place = f"--{name.replace('_', '-')}"
                 raise BadInput(what, place, "leave it out, or --offline")
     if hosts is not None:
-        for name in ("instance", "group"):
+        for name in ("instance", "group", "names"):
             if getattr(options, name):
-                what = "an R or a JGF says already which hosts are wanted"
+                say = "what hosts are called" if name == "names" else "which hosts are wanted"
+                what = f"an R or a JGF says already {say}"
                 raise BadInput(what, f"--{name}", "leave it out; use --host-map for host names")
+
+
+def _host_map(options: argparse.Namespace, config: TopologyConfig) -> dict[str, str]:
+    """The instance ids of hosts. Who gives a file trusts it; that of flex.toml is read by prologs
+    too, so nobody else may be able to write it."""
+    if not options.host_map:
+        return read_host_map(config.host_map)
+    found = read_json(Path(options.host_map))
+    if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
+        remedy = 'write {"compute0": "i-0123456789abcdef0"}'
+        raise BadInput("no map of hosts", options.host_map, remedy)
+    return found
+
+
+def _nowhere(answers: Answers, names: Iterable[str]) -> BadInput:
+    """Why none of the hosts, whose names or instance ids are given, has a place."""
+    wanted = set(names)
+    types = {one.instance_type for one in answers.instances.values()
+             if not one.is_gone and one.names & wanted}  # fmt: skip
+    if types and types <= set(answers.types_without_topology()):
+        shown = ", ".join(sorted(types)[:5]) + (", …" if len(types) > 5 else "")
+        remedy = "see docs/topology.md, Regions; if they started just now, try --max-age 0 later"
+        return BadInput(f"EC2 has no topology for {shown}", "topology", remedy)
+    what = "no instance has a place on the network"
+    remedy = "look at the names of hosts and instances; give --host-map where they differ"
+    return BadInput(what, "topology", remedy)
 
 
 # -- from files ----------------------------------------------------------------------------------
@@ -105,16 +141,37 @@ def _offline(options: argparse.Namespace, hosts: Sequence[str] | None) -> Answer
     answers = read_answers([(name, read_json(Path(name))) for name in options.offline])
     if hosts is not None or not (options.instance or options.group):
         return answers
-    unknown = [one for one in options.instance if one not in answers.located]
+    located = answers.located
+    unknown = [one for one in options.instance if one not in located]
     if unknown:
         what = f"the files do not say where {unknown[0][:60]!r} sits"
         raise BadInput(what, "--instance", "record the topology of this instance too")
     groups = set(options.group)
-    return answers.only(
-        one.instance_id
-        for one in answers.located.values()
-        if one.instance_id in options.instance or one.group in groups
+    empty = groups - {one.group for one in located.values()}
+    if empty:
+        what = f"the files have no instance in a placement group {min(empty)[:60]!r}"
+        raise BadInput(what, "--group", "check the name, or record the topology of its instances")
+    chosen = answers.only(
+        i
+        for i in (dict.fromkeys(options.instance) or located)
+        if not groups or located[i].group in groups
     )
+    _refuse_if_left_out(options, chosen.located)
+    return chosen
+
+
+def _refuse_if_left_out(options: argparse.Namespace, found: Iterable[str]) -> None:
+    """Raise BadInput for an id that was asked for and is not among those found."""
+    left_out = set(options.instance).difference(found)
+    if not left_out:
+        return
+    first = min(left_out)[:60]
+    if options.group or options.filter:
+        groups = [f"in group {' or '.join(options.group)}"] if options.group else []
+        what = f"{first} is not {' with '.join([*groups, *options.filter])}"
+        raise BadInput(what, "--instance", "--group and --filter narrow: leave them or the id out")
+    what = f"no region or account that was asked has {first}, or it has ended"
+    raise BadInput(what, "--instance", "check the id, --region and --profile")
 
 
 # -- from EC2 ------------------------------------------------------------------------------------
@@ -122,46 +179,92 @@ def _offline(options: argparse.Namespace, hosts: Sequence[str] | None) -> Answer
 
 def _asked(options: argparse.Namespace, config: TopologyConfig, hosts: Sequence[str]) -> Answers:
     """What EC2 says, in each of the regions and accounts that are named."""
-    from flux_flex.topology.aws import Account, NothingFound, Selection
+    from flux_flex.topology.aws import Account, NothingFound
     from flux_flex.topology.cache import cached_fetch, default_folder
 
-    profiles = options.profile or [config.profile]
-    regions = options.region or [config.region]
-    accounts = [Account(*pair) for pair in itertools.product(profiles, regions)]
-    # An id is in one of several regions, and unknown in the others.
-    required = tuple(options.instance) if len(accounts) == 1 else ()
-    selection = Selection(
-        instance_ids=required,
-        groups=tuple(options.group),
-        filters=tuple(_filters(options.filter)),
-        hosts=(*hosts, *(() if required else options.instance)),
+    pairs = itertools.product(
+        options.profile or [config.profile], options.region or [config.region]
     )
+    accounts = [Account(*pair) for pair in pairs]
+    selections = _selections(options, hosts, is_one=len(accounts) == 1)
     folder = Path(config.cache) if config.cache else default_folder()
     most_s = config.cache_age if options.max_age is None else parse_duration(options.max_age)
-    found: list[Answers] = []
     with _progress() as progress:
+
+        def ask(selection: Selection, account: Account) -> Answers:
+            fetched = cached_fetch(
+                selection, account, folder=folder, max_age_s=most_s, now=time.time,
+                progress=progress,
+            )  # fmt: skip
+            if fetched.age_s is not None:
+                _tell_age(fetched.answers, account, fetched.age_s)
+            return fetched.answers
+
+        try:
+            answers = _everywhere(ask, selections, accounts)
+        except NothingFound:
+            # Of one account only ids that exist get so far.
+            if options.group or options.filter:
+                _refuse_if_left_out(options, ())
+            raise
+    _refuse_if_left_out(options, answers.instances)
+    return answers
+
+
+def _selections(
+    options: argparse.Namespace, hosts: Sequence[str], *, is_one: bool
+) -> list[Selection]:
+    """What is asked of each account: one question where it ``is_one``.
+
+    Of several, each may have some of the ids and groups: ids need not exist then, and EC2 is asked
+    for one group at a time, for it refuses all groups for an unknown one.
+    """
+    from flux_flex.topology.aws import Selection
+
+    groups = tuple(dict.fromkeys(options.group))
+    filters = tuple(_filters(options.filter))
+    each = [groups] if is_one or not groups else [(group,) for group in groups]
+    required = tuple(options.instance) if is_one else ()
+    named = (*hosts, *(() if is_one else options.instance))
+    return [Selection(required, some, filters, named) for some in each]
+
+
+def _everywhere(
+    ask: Callable[[Selection, Account], Answers],
+    selections: Sequence[Selection],
+    accounts: Sequence[Account],
+) -> Answers:
+    """The answers of all accounts to all questions.
+
+    Raises NothingFound where no account has anything, NoSuchGroup where none has a group: one of
+    several accounts may have no instance that is asked for.
+    """
+    from flux_flex.topology.aws import NoSuchGroup, NothingFound
+
+    found: list[Answers] = []
+    empty: list[NothingFound] = []
+    for selection in selections:
+        unknown: list[NoSuchGroup] = []
         for account in accounts:
             try:
-                fetched = cached_fetch(
-                    selection, account, folder=folder, max_age_s=most_s, now=time.time,
-                    progress=progress,
-                )  # fmt: skip
-            except NothingFound:
-                # One region of several may have none of them.
-                if account is accounts[-1] and not found:
-                    raise
-                continue
-            if fetched.age_s is not None:
-                age = format_duration(fetched.age_s)
-                text = f"EC2's answer of {age} ago, from the cache; --max-age 0 asks again"
-                print(f"flux-flex: {printable(text)}", file=sys.stderr)  # noqa: T201
-            found.append(fetched.answers)
-    answers = merged(found)
-    unknown = [one for one in options.instance if one not in answers.instances]
-    if unknown:
-        what = f"no region or account that was asked has {unknown[0][:60]}"
-        raise BadInput(what, "--instance", "check the id, --region and --profile")
-    return answers
+                found.append(ask(selection, account))
+            except NoSuchGroup as error:
+                unknown.append(error)
+            except NothingFound as error:
+                empty.append(error)
+        if len(unknown) == len(accounts):
+            raise unknown[-1]
+    if not found:
+        raise empty[-1]
+    return merged(found)
+
+
+def _tell_age(answers: Answers, account: Account, age_s: float) -> None:
+    regions = sorted({one.region for one in answers.located.values()} - {""})
+    place = ", ".join(filter(None, [account.profile, account.region or " ".join(regions)]))
+    text = f"EC2's answer of {format_duration(age_s)} ago for {place or 'this account'}, "
+    text += "from the cache; --max-age 0 asks again"
+    print(f"flux-flex: {printable(text)}", file=sys.stderr)  # noqa: T201 - the command's voice
 
 
 def _filters(texts: Iterable[str]) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -34,6 +34,28 @@ NODE = "node"
 MAX_VERTICES = 8_000_000
 
 
+class Properties(frozenset[str]):
+    """Names of properties with the ``values`` that some have in a JGF.
+
+    Jobs ask for names, so to all that compare or combine them this is a set of names. The values
+    are only kept for who writes the graph again, and go wherever the set goes.
+    """
+
+    values: Mapping[str, str]
+
+    def __new__(
+        cls, names: Iterable[str] = (), values: Mapping[str, str] | None = None
+    ) -> Properties:
+        found = super().__new__(cls, names)
+        found.values = {name: text for name, text in (values or {}).items() if name in found}
+        return found
+
+
+def values_of(properties: frozenset[str]) -> Mapping[str, str]:
+    """The values of properties that have any."""
+    return properties.values if isinstance(properties, Properties) else {}
+
+
 @dataclass(frozen=True, slots=True)
 class Vertex:
     """One vertex as it is added to a graph.
@@ -168,7 +190,7 @@ class GraphBuilder:
 
     def __init__(self) -> None:
         self._vertices: list[Vertex] = []
-        self._children: list[list[int]] = []
+        self._children: list[Sequence[int]] = []
 
     def add(self, vertex: Vertex, parent: int | None = None) -> int:
         """Add a vertex below ``parent``; the first, without one, is the root."""
@@ -176,9 +198,13 @@ class GraphBuilder:
             raise BadInput("a graph has exactly one root", vertex.name, "add below a parent")
         number = len(self._vertices)
         self._vertices.append(vertex)
-        self._children.append([])
+        self._children.append(())  # most are cores, which never need a list
         if parent is not None:
-            self._children[parent].append(number)
+            below = self._children[parent]
+            if isinstance(below, list):
+                below.append(number)
+            else:
+                self._children[parent] = [number]
         return number
 
     def build(self) -> ResourceGraph:

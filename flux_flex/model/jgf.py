@@ -5,6 +5,9 @@ says ``"subsystem": "containment"`` in newer files and ``"name": {"containment":
 older ones, and both are read. The metadata keys are those of fluxion's JGF reader
 (flux-sched, resource/readers/resource_reader_jgf). Ids may be any text; order comes from edges.
 
+Of a vertex's metadata the keys that a ResourceGraph has are kept, and the values of its properties;
+any other key (``status``, say, or a site's own) is ignored and not written again.
+
 A vertex may be contained in several others, as a node is that containers share. Then each of its
 paths becomes a vertex of the ResourceGraph; written, it is one again, with all its edges.
 """
@@ -17,7 +20,15 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from flux_flex.errors import BadInput
-from flux_flex.model.graph import NODE, ResourceGraph, Vertex, graph_from_r, lay_out
+from flux_flex.model.graph import (
+    NODE,
+    Properties,
+    ResourceGraph,
+    Vertex,
+    graph_from_r,
+    lay_out,
+    values_of,
+)
 from flux_flex.model.quoting import clipped_int, quoted
 from flux_flex.model.rv1 import ResourceSet
 
@@ -58,17 +69,21 @@ def parse_jgf(value: object) -> ResourceGraph:
     return _unfolded(vertices, children, list(index))
 
 
+def has_graph(resources: ResourceSet) -> bool:
+    """Whether an R has a graph under its scheduling key, which may also be another scheduler's."""
+    return isinstance(resources.scheduling, Mapping) and "graph" in resources.scheduling
+
+
 def graph_of_r(resources: ResourceSet) -> ResourceGraph:
     """The graph of an R: the one under its scheduling key, if there is one, as fluxion has it.
 
     Raises BadInput where that graph is malformed or has other nodes than R, and as
     :func:`~flux_flex.model.graph.graph_from_r` does.
     """
-    scheduling = resources.scheduling
-    if not isinstance(scheduling, Mapping) or "graph" not in scheduling:
-        return graph_from_r(resources)  # the key is another scheduler's
+    if not has_graph(resources):
+        return graph_from_r(resources)
     try:
-        graph = parse_jgf(scheduling)
+        graph = parse_jgf(resources.scheduling)
     except BadInput as error:
         raise error.at("scheduling") from None
     nodes = graph.once(graph.of_type(NODE)).tolist()
@@ -92,12 +107,15 @@ def jgf_document(graph: ResourceGraph, kept: Sequence[int] | None = None) -> dic
         first.setdefault(same[v], v)
     parent = graph.parent.tolist()
     ends = dict.fromkeys((same[parent[v]], same[v]) for v in shown if parent[v] in present)
-    edges = [{"source": str(above), "target": str(v), "metadata": _CONTAINS} for above, v in ends]
-    return {"graph": {"nodes": _node_entries(graph, first), "edges": edges}}
+    ids = {identity: str(identity) for identity in first}
+    edges = [{"source": ids[above], "target": ids[v], "metadata": _CONTAINS} for above, v in ends]
+    return {"graph": {"nodes": _node_entries(graph, first, ids), "edges": edges}}
 
 
-def _node_entries(graph: ResourceGraph, first: Mapping[int, int]) -> list[dict[str, object]]:
-    """One entry for each id in ``first``, which gives the vertex that it describes."""
+def _node_entries(
+    graph: ResourceGraph, first: Mapping[int, int], ids: Mapping[int, str]
+) -> list[dict[str, object]]:
+    """One entry for each number in ``first``, which gives the vertex that it describes."""
     shown = np.fromiter(first.values(), dtype=np.int64, count=len(first))
     # Whole columns, and each path from its parent's: a graph may have a million vertices.
     columns = (graph.type_of, graph.local_id, graph.uniq_id, graph.rank, graph.size)
@@ -121,8 +139,10 @@ def _node_entries(graph: ResourceGraph, first: Mapping[int, int]) -> list[dict[s
             "paths": {"containment": path},
         }
         if vertex in graph.properties:
-            metadata["properties"] = dict.fromkeys(sorted(graph.properties[vertex]), "")
-        entries.append({"id": str(identity), "metadata": metadata})
+            held = graph.properties[vertex]
+            values = values_of(held)
+            metadata["properties"] = {name: values.get(name, "") for name in sorted(held)}
+        entries.append({"id": ids[identity], "metadata": metadata})
     return entries
 
 
@@ -152,11 +172,13 @@ def _vertex(value: object, place: str) -> tuple[str, Vertex]:
 
 
 def _properties(value: object, place: str) -> frozenset[str]:
-    """Properties are a mapping of name to (ignored) value; older files have a list."""
+    """Properties are a mapping of name to value, kept where it is text; older files have a list."""
     if value is None:
         return frozenset()
     if isinstance(value, (Mapping, list)) and all(isinstance(key, str) for key in value):
-        return frozenset(value)
+        pairs = value.items() if isinstance(value, Mapping) else ()
+        values = {key: text for key, text in pairs if isinstance(text, str) and text}
+        return Properties(value, values) if values else frozenset(value)
     raise BadInput("properties that are not names", place, 'use {"efa": ""}')
 
 

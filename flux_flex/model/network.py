@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from flux_flex.errors import BadInput
 from flux_flex.model.closeness import closest
+from flux_flex.model.quoting import quoted
 
 # EC2 gives three or four layers today. The bound keeps the (n_hosts, n_layers) array small
 # whatever a recorded answer claims.
@@ -41,7 +42,7 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class NetworkPlace:
-    """One host and the network nodes above it. What is not known of the last four is empty.
+    """One host and the network nodes above it. What is not known of the last three is empty.
 
     host            name that Flux knows the host by
     network_nodes   ids of the network nodes, top first; empty when only the zone is known
@@ -51,7 +52,6 @@ class NetworkPlace:
     zone_id         the zone's id, which is the same in all accounts
     region          the region
     capacity_block  the Capacity Block of an UltraServer: hosts of one share an accelerator domain
-    group           placement group
     """
 
     host: str
@@ -62,7 +62,6 @@ class NetworkPlace:
     zone_id: str = ""
     region: str = ""
     capacity_block: str = ""
-    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +130,8 @@ class NetworkTree:
         Raises BadInput when a host is placed twice, a name is empty, a name stands for two
         things (host, network node, zone, region), a network node or zone has two different
         parents, some hosts have a region and others none where there are several, or a host has
-        more than 32 network nodes above it. ``where`` reads ``places[3].network_nodes``.
+        more than 32 network nodes above it. ``where`` names the host and its instance:
+        ``host compute0 (i-0123456789abcdef0)``.
         """
         names: list[str] = [""]
         parents: list[int] = [_ROOT]
@@ -141,9 +141,8 @@ class NetworkTree:
         zones = dict.fromkeys([*(place.zone for place in places), *sorted(regions)])
         chains: list[list[int]] = []
         for index, place in enumerate(places):
-            where = f"places[{index}]"
-            _refuse_bad_names(place, zones, where)
-            upper = _upper_names(place, where) if has_regions else (place.zone,)
+            _refuse_bad_names(place, zones, index)
+            upper = _upper_names(place) if has_regions else (place.zone,)
             chain: list[int] = []
             parent = _ROOT
             for name in (*upper, *place.network_nodes):
@@ -153,11 +152,11 @@ class NetworkTree:
                     names.append(name)
                     parents.append(parent)
                 elif parents[vertex] != parent:
-                    raise _two_parents(name, names[parents[vertex]], names[parent], where)
+                    raise _two_parents(name, names[parents[vertex]], names[parent], place)
                 chain.append(vertex)
                 parent = vertex
             chains.append(chain)
-        _refuse_shared_names(places, seen)
+        _refuse_shared_names(places, seen, zones)
         n_upper = 2 if has_regions else 1
         width = max((len(chain) for chain in chains), default=n_upper)
         above = np.full((len(places), width), _ABSENT, dtype=np.int64)
@@ -265,6 +264,9 @@ class NetworkTree:
             raise BadInput(what, remedy="ask for at most as many as are free")
         if not n_hosts:
             return ()
+        if n_hosts == len(rows):
+            return tuple(self.places[row].host for row in rows.tolist())
+        rows = self._without_spare(rows, n_hosts)
         parent, vertices = self._with_hosts(rows)
         share = closest(parent, vertices, np.ones(len(rows), dtype=np.int64), n_hosts)
         return tuple(self.places[row].host for row in rows[share > 0].tolist())
@@ -288,6 +290,20 @@ class NetworkTree:
             for host in hosts_at[vertex]:
                 yield Branch(host, "host", depth + 1, 1)
             pending.extend((child, depth + 1) for child in reversed(below[vertex]))
+
+    def _without_spare(self, rows: Ids, n_hosts: int) -> Ids:
+        """The hosts without those that are one too many: of hosts below one zone by a long edge
+        any is as good as any other, and each edge costs :meth:`nearest` a chain of vertices."""
+        left: dict[int, int] = {}
+        kept = []
+        for row in rows.tolist():
+            if self._last_edge[row] > 1:
+                zone = int(self._above[row, self._depth[row] - 1])
+                left[zone] = left.get(zone, n_hosts) - 1
+                if left[zone] < 0:
+                    continue
+            kept.append(row)
+        return np.asarray(kept, dtype=np.int64)
 
     def _with_hosts(self, rows: Ids) -> tuple[Ids, Ids]:
         """Parents of the tree's vertices with those of some hosts after them, and the hosts'
@@ -335,62 +351,62 @@ class NetworkTree:
         return f"known hosts ({len(known)}): {shown}"
 
 
-def _refuse_bad_names(place: NetworkPlace, zones: dict[str, None], where: str) -> None:
+def _at(place: NetworkPlace) -> str:
+    """Where an error is: people know a host by its name, not by its number among the places."""
+    host = place.host if place.host.isprintable() and len(place.host) <= 80 else quoted(place.host)
+    return f"host {host} ({place.instance_id})" if place.instance_id else f"host {host}"
+
+
+def _refuse_bad_names(place: NetworkPlace, zones: dict[str, None], index: int) -> None:
     if not place.host:
-        raise BadInput("the host name is empty", f"{where}.host", "give each place its host")
+        raise BadInput("the host name is empty", f"places[{index}].host", "give each its host")
     if not place.zone:
-        raise BadInput(
-            f"host {place.host!r} has no zone", f"{where}.zone", "give each place its zone"
-        )
-    at_nodes = f"{where}.network_nodes"
+        raise BadInput("the host has no zone", _at(place), "give each place its zone")
     if place.zone == place.region:
-        raise BadInput(f"{place.zone!r} is both a region and a zone", f"{where}.zone", "name both")
+        raise BadInput(f"{place.zone!r} is both a region and a zone", _at(place), "name both")
     if len(place.network_nodes) > MAX_LAYERS:
         raise BadInput(
-            f"{len(place.network_nodes)} network nodes above host {place.host!r}",
-            at_nodes,
+            f"{len(place.network_nodes)} network nodes above one host",
+            _at(place),
             f"EC2 gives a handful; at most {MAX_LAYERS} are accepted",
         )
     for name in place.network_nodes:
         if not name:
-            raise BadInput("the name of a network node is empty", at_nodes, "leave it out")
+            raise BadInput("the name of a network node is empty", _at(place), "leave it out")
         if name in zones:
             raise BadInput(
                 f"{name!r} is both a zone and a network node",
-                at_nodes,
+                _at(place),
                 "network nodes are ids like nn-0123456789abcdef0",
             )
 
 
-def _upper_names(place: NetworkPlace, where: str) -> tuple[str, str]:
+def _upper_names(place: NetworkPlace) -> tuple[str, str]:
     if not place.region:
-        what = f"host {place.host!r} has no region, and others have several"
-        raise BadInput(what, f"{where}.region", "give each place its region")
+        what = "the host has no region, and others have several"
+        raise BadInput(what, _at(place), "give each place its region")
     return place.region, place.zone
 
 
-def _refuse_shared_names(places: Sequence[NetworkPlace], vertices: dict[str, int]) -> None:
-    first: dict[str, int] = {}
-    for index, place in enumerate(places):
-        where = f"places[{index}].host"
+def _refuse_shared_names(
+    places: Sequence[NetworkPlace], vertices: dict[str, int], zones: dict[str, None]
+) -> None:
+    first: dict[str, NetworkPlace] = {}
+    for place in places:
         if place.host in first:
-            raise BadInput(
-                f"host {place.host!r} is also places[{first[place.host]}]",
-                where,
-                "place each host once",
-            )
+            before = first[place.host].instance_id
+            what = f"{place.host!r} has a place already" + (f", that of {before}" if before else "")
+            raise BadInput(what, _at(place), "place each host once")
         if place.host in vertices:
-            raise BadInput(
-                f"{place.host!r} is both a host and a network node or zone",
-                where,
-                "give hosts names of their own",
-            )
-        first[place.host] = index
+            kind = "zone or region" if place.host in zones else "network node"
+            what = f"{place.host!r} is both a host and a {kind}"
+            raise BadInput(what, _at(place), "give hosts names of their own")
+        first[place.host] = place
 
 
-def _two_parents(name: str, first: str, second: str, where: str) -> BadInput:
+def _two_parents(name: str, first: str, second: str, place: NetworkPlace) -> BadInput:
     return BadInput(
         f"{name!r} is below {second!r} here and below {first!r} elsewhere",
-        f"{where}.network_nodes",
+        _at(place),
         "a network node has one parent; ask EC2 again for all instances at once",
     )

@@ -2,7 +2,8 @@
 
 The graph may be that of an R, or a site's own JGF. Its levels above the nodes are those of a
 NetworkTree afterwards: ``region`` (if several), ``zone``, and ``nn1`` (top) to ``nnN``. Placing a
-graph again replaces these levels.
+graph again replaces these levels; what else a site has in a level of these types (a zone's burst
+buffer, say) hangs from the root then.
 
 All nodes are N levels deep then, as fluxion needs it: it gathers slots of nodes from one depth
 only. Where EC2 gives fewer layers, vertices of our own fill up: below a leaf one for all of its
@@ -17,7 +18,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from flux_flex.errors import BadInput
-from flux_flex.model.graph import NODE, GraphBuilder, ResourceGraph, Vertex
+from flux_flex.model.graph import (
+    NODE,
+    GraphBuilder,
+    Properties,
+    ResourceGraph,
+    Vertex,
+    values_of,
+)
 from flux_flex.model.network import NetworkPlace, NetworkTree
 from flux_flex.model.quoting import quoted
 
@@ -32,34 +40,40 @@ def place_nodes(
     network: NetworkTree,
     *,
     properties: Mapping[str, frozenset[str]] | None = None,
+    stale: frozenset[str] = frozenset(),
     memory_mib: Mapping[str, int] | None = None,
 ) -> ResourceGraph:
     """The graph with its node vertices below the network nodes of their hosts, found by name.
 
-    Nodes that the network does not know are in the zone ``unplaced``. ``properties`` are added to
-    the nodes of these hosts, and ``memory_mib`` as a vertex of type ``memory`` where a node has
-    none. Vertices are numbered anew; their ranks, sizes and local ids stay.
+    Nodes that the network does not know are in the zone ``unplaced``. Properties in ``stale`` are
+    taken from all nodes, then ``properties`` are added to the nodes of these hosts, and
+    ``memory_mib`` as a vertex of type ``memory`` where a node has none anywhere in it. Vertices are
+    numbered anew; their ranks, sizes and local ids stay.
 
-    Raises BadInput where nodes are in something else already, such as racks, where containers
-    share nodes, and where two vertices would have one path.
+    Raises BadInput where the root is a node, where nodes are in something else already, such as
+    racks, where containers share nodes, and where two vertices would have one path.
     """
     if graph.same is not None:
         what = "containers share nodes in this graph, so they have no place of their own"
         raise BadInput(what, graph.names[0], "give a graph that is a tree")
+    if graph.type_name(0) == NODE:
+        remedy = "put it below a vertex of type cluster"
+        raise BadInput("the root is a node, which has no room above it", graph.path(0), remedy)
     nodes = graph.of_type(NODE).tolist()
     _refuse_other_levels(graph, nodes)
     vertices = _vertices(graph)
     builder = GraphBuilder()
     root = builder.add(vertices[0])
     placed = _add_network(builder, root, _filled_up(network, [graph.names[node] for node in nodes]))
-    for child in graph.children(0):
-        if graph.type_name(child) != NODE and not _LEVEL.fullmatch(graph.type_name(child)):
-            _copy(graph, vertices, child, builder, root)
-    with_memory = set(graph.parent[graph.of_type("memory")].tolist())
+    for vertex in _beside_the_nodes(graph):
+        _copy(graph, vertices, vertex, builder, root)
+    with_memory = set(graph.node_of[graph.of_type("memory")].tolist())
     for node in nodes:
         host = graph.names[node]
         more = (properties or {}).get(host, frozenset())
-        vertices[node] = replace(vertices[node], properties=vertices[node].properties | more)
+        held = vertices[node].properties
+        kept = Properties((held - stale) | more, values_of(held))
+        vertices[node] = replace(vertices[node], properties=kept)
         number = _copy(graph, vertices, node, builder, placed[host])
         size = (memory_mib or {}).get(host, 0)
         if size and node not in with_memory:
@@ -67,6 +81,27 @@ def place_nodes(
             builder.add(Vertex("memory", "memory0", size=size, unit="MiB", rank=rank), number)
     found = builder.build()
     _refuse_shared_paths(found)
+    return found
+
+
+def levels_of(graph: ResourceGraph) -> frozenset[str]:
+    """The names of all regions, zones and network nodes that a graph has."""
+    kinds = [kind for kind in graph.types if _LEVEL.fullmatch(kind)]
+    return frozenset(graph.names[v] for kind in kinds for v in graph.of_type(kind).tolist())
+
+
+def _beside_the_nodes(graph: ResourceGraph) -> list[int]:
+    """What hangs from the root or from a level that will be replaced, and is neither node nor
+    level, in depth-first order."""
+    found: list[int] = []
+    waiting = [0]
+    while waiting:
+        vertex = waiting.pop()
+        kind = graph.type_name(vertex)
+        if vertex == 0 or _LEVEL.fullmatch(kind):
+            waiting += reversed(graph.children(vertex))
+        elif kind != NODE:
+            found.append(vertex)
     return found
 
 
@@ -159,9 +194,12 @@ def _vertices(graph: ResourceGraph) -> list[Vertex]:
 
 
 def _refuse_shared_paths(graph: ResourceGraph) -> None:
-    seen: set[tuple[int, str]] = set()
-    for above, name in zip(graph.parent.tolist(), graph.names, strict=True):
-        if (above, name) in seen:
-            what = f"two vertices would be called {quoted(name)}"
-            raise BadInput(what, graph.path(above), "give the hosts other names")
-        seen.add((above, name))
+    seen: dict[tuple[int, str], int] = {}
+    for vertex, pair in enumerate(zip(graph.parent.tolist(), graph.names, strict=True)):
+        before = seen.setdefault(pair, vertex)
+        if before == vertex:
+            continue
+        one, other = graph.type_name(before), graph.type_name(vertex)
+        what = f"two vertices would be called {quoted(pair[1])}, a {one} and a {other}"
+        remedy = f"give the {other} another name"
+        raise BadInput(what, graph.path(int(graph.parent[vertex])), remedy)

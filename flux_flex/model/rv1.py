@@ -55,8 +55,9 @@ class ResourceSet:
     """A parsed R.
 
     ``ranks`` ascend when :func:`parse_r` made them; ``starttime`` and ``expiration`` are seconds
-    since the Unix epoch, 0.0 for unset. ``scheduling`` is the scheduler's own data, opaque and
-    not copied. ``nslots`` is the number of slots when R is an allocation, otherwise None.
+    since the Unix epoch, 0.0 for unset. ``scheduling`` is the scheduler's own data and
+    ``attributes`` what others keep in R; both are opaque and not copied. ``nslots`` is the number
+    of slots when R is an allocation, otherwise None.
     """
 
     ranks: tuple[RankResources, ...]
@@ -64,6 +65,7 @@ class ResourceSet:
     expiration: float = 0.0
     scheduling: object | None = field(default=None, hash=False)
     nslots: int | None = None
+    attributes: object | None = field(default=None, hash=False)
 
     def to_r(self) -> dict[str, object]:
         """R version 1 as a JSON object; :func:`parse_r` gives this resource set back.
@@ -91,6 +93,8 @@ class ResourceSet:
         r: dict[str, object] = {"version": 1, "execution": execution}
         if self.scheduling is not None:
             r["scheduling"] = self.scheduling
+        if self.attributes is not None:
+            r["attributes"] = self.attributes
         return r
 
 
@@ -119,7 +123,9 @@ def parse_r(value: object) -> ResourceSet:
             "execution.expiration",
             "Make it later than starttime, or 0 for no end.",
         )
-    scheduling = r.get("scheduling")
+    scheduling, attributes = (
+        None if r.get(key) is None else _object(r[key], key) for key in ("scheduling", "attributes")
+    )
     return ResourceSet(
         tuple(
             RankResources(rank, host, *children[rank], tuple(properties.get(rank, ())))
@@ -127,8 +133,9 @@ def parse_r(value: object) -> ResourceSet:
         ),
         starttime,
         expiration,
-        _object(scheduling, "scheduling") if scheduling is not None else None,
+        scheduling,
         _parse_nslots(execution.get("nslots")),
+        attributes,
     )
 
 

@@ -34,18 +34,22 @@ TYPES = "describe-instance-types"
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
 
 # us-east-2b, us-gov-west-1a, and the Local Zone us-west-2-lax-1a: the region comes first.
-_REGION = re.compile(r"[a-z]{2,8}(?:-[a-z]+)+?-[0-9]+")
+REGION = re.compile(r"[a-z]{2,8}(?:-[a-z]+)+?-[0-9]+")
 
 _T = TypeVar("_T")
 
 # A name of a host (RFC 1035) has 255 characters at most; longer tags name nothing.
-_LONGEST_NAME = 255
+MOST_NAME = 255
+
 _MOST_CORES = 65_536
 _MOST_MIB = 1 << 40
 
 # EC2 lists an instance for about an hour after its end, with its tags: the Name of a node that
 # was replaced would be claimed by the dead instance and by its successor.
 _GONE = frozenset({"shutting-down", "terminated"})
+
+# The topology lists running instances only. A recorded answer need not tell the state.
+_RUNNING = frozenset({"running", ""})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +62,6 @@ class Ec2Instance:
     dns_name: str
     address: str
     name_tag: str
-    zone: str = ""
-    group: str = ""
 
     @property
     def is_gone(self) -> bool:
@@ -89,7 +91,7 @@ class Located:
     @property
     def region(self) -> str:
         """The region that the zone's name begins with; empty where it has another form."""
-        found = _REGION.match(self.zone)
+        found = REGION.match(self.zone)
         return found[0] if found else ""
 
 
@@ -127,6 +129,15 @@ class Answers:
             located=located,
             shapes={name: shape for name, shape in self.shapes.items() if name in types},
         )
+
+    def types_without_topology(self) -> tuple[str, ...]:
+        """Types of which instances run and none is located, sorted: EC2 has no topology of some.
+
+        A single instance that is missing may only be late; a whole type is not worth waiting for.
+        """
+        located = {one.instance_type for one in self.located.values()}
+        running = {one.instance_type for one in self.instances.values() if one.state in _RUNNING}
+        return tuple(sorted(running - located - {""}))
 
     def document(self) -> dict[str, object]:
         """One JSON object in the API's shape, sorted, that :func:`read_answers` reads back."""
@@ -170,22 +181,28 @@ def read_answers(documents: Iterable[tuple[str, object]]) -> Answers:
 
 
 def merged(several: Iterable[Answers]) -> Answers:
-    """The answers of several regions and accounts as one. Raises BadInput where they disagree."""
+    """The answers of several regions and accounts as one.
+
+    They may overlap, and were not given at one moment: of an instance the later one is believed,
+    since its state and its tags change. Raises BadInput where they disagree on where an instance
+    sits, or on what a type has.
+    """
     all_of_them = list(several)
     instances: dict[str, Ec2Instance] = {}
     located: dict[str, Located] = {}
     shapes: dict[str, InstanceShape] = {}
     for one in all_of_them:
-        _add(instances, one.instances)
-        _add(located, one.located)
-        _add(shapes, one.shapes)
+        instances.update(one.instances)
+        _add(located, one.located, TOPOLOGY)
+        _add(shapes, one.shapes, TYPES)
     return Answers(instances, located, shapes, any(one.has_instances for one in all_of_them))
 
 
-def _add(found: dict[str, _T], more: Mapping[str, _T]) -> None:
+def _add(found: dict[str, _T], more: Mapping[str, _T], call: str) -> None:
     for name, one in more.items():
         if found.setdefault(name, one) != one:
-            raise _listed_twice(name, "")
+            what = f"two answers of EC2 disagree on {name}"
+            raise BadInput(what, call, "ask again for all at one time, with --max-age 0")
 
 
 # -- one answer each -----------------------------------------------------------------------------
@@ -202,7 +219,7 @@ def read_topology(answer: object, place: str, found: dict[str, Located]) -> None
             network_nodes=_network_nodes(record, where),
             zone=_word(record, "AvailabilityZone", where),
             zone_id=_word_or_empty(record, "ZoneId", where),
-            group=_text(record, "GroupName", where)[:_LONGEST_NAME],
+            group=_text(record, "GroupName", where)[:MOST_NAME],
             capacity_block=_word_or_empty(record, "CapacityBlockId", where),
         )
         if found.setdefault(one.instance_id, one) != one:
@@ -213,9 +230,7 @@ def read_instances(answer: object, place: str, found: dict[str, Ec2Instance]) ->
     """Add the instances of a describe-instances answer to ``found``. Raises BadInput."""
     for outer, item in enumerate(_listed(answer, "Reservations", place)):
         at_reservation = f"{place}: Reservations[{outer}]"
-        members = _list(
-            _object(item, at_reservation).get("Instances", []), f"{at_reservation}.Instances"
-        )
+        members = _members(_object(item, at_reservation), "Instances", at_reservation)
         for inner, member in enumerate(members):
             where = f"{at_reservation}.Instances[{inner}]"
             one = _instance(_object(member, where), where)
@@ -228,9 +243,9 @@ def read_types(answer: object, place: str, found: dict[str, InstanceShape]) -> N
     for index, item in enumerate(_listed(answer, "InstanceTypes", place)):
         where = f"{place}: InstanceTypes[{index}]"
         record = _object(item, where)
-        cpus = _object(record.get("VCpuInfo", {}), f"{where}.VCpuInfo")
+        cpus = _part(record, "VCpuInfo", where)
         key = "DefaultCores" if "DefaultCores" in cpus else "DefaultVCpus"
-        memory = _object(record.get("MemoryInfo", {}), f"{where}.MemoryInfo")
+        memory = _part(record, "MemoryInfo", where)
         one = InstanceShape(
             name=_word(record, "InstanceType", where),
             cores=_whole(cpus.get(key), f"{where}.VCpuInfo.{key}", 1, _MOST_CORES),
@@ -244,22 +259,19 @@ def read_types(answer: object, place: str, found: dict[str, InstanceShape]) -> N
 
 
 def _instance(record: dict[str, Any], where: str) -> Ec2Instance:
-    state = _object(record.get("State", {}), f"{where}.State")
-    placement = _object(record.get("Placement", {}), f"{where}.Placement")
+    state = _part(record, "State", where)
     return Ec2Instance(
         instance_id=_word(record, "InstanceId", where),
         instance_type=_word_or_empty(record, "InstanceType", where),
-        state=_text(state, "Name", f"{where}.State")[:_LONGEST_NAME],
+        state=_text(state, "Name", f"{where}.State")[:MOST_NAME],
         dns_name=_host_name(record, "PrivateDnsName", where),
         address=_host_name(record, "PrivateIpAddress", where),
         name_tag=_name_tag(record, where),
-        zone=_word_or_empty(placement, "AvailabilityZone", f"{where}.Placement"),
-        group=_text(placement, "GroupName", f"{where}.Placement")[:_LONGEST_NAME],
     )
 
 
 def _name_tag(record: dict[str, Any], where: str) -> str:
-    for index, item in enumerate(_list(record.get("Tags", []), f"{where}.Tags")):
+    for index, item in enumerate(_members(record, "Tags", where)):
         at_tag = f"{where}.Tags[{index}]"
         tag = _object(item, at_tag)
         if tag.get("Key") == "Name":
@@ -270,12 +282,12 @@ def _name_tag(record: dict[str, Any], where: str) -> str:
 def _host_name(record: dict[str, Any], key: str, where: str) -> str:
     """A name that a host could have; empty for any other text: whoever may tag chooses it."""
     text = _text(record, key, where)
-    return text if len(text) <= _LONGEST_NAME and text.isprintable() else ""
+    return text if len(text) <= MOST_NAME and text.isprintable() else ""
 
 
 def _network_nodes(record: dict[str, Any], where: str) -> tuple[str, ...]:
+    nodes = _members(record, "NetworkNodes", where)
     where = f"{where}.NetworkNodes"
-    nodes = _list(record.get("NetworkNodes", []), where)
     if len(nodes) > MAX_LAYERS:
         raise BadInput(
             f"{len(nodes)} network nodes", where, f"at most {MAX_LAYERS} layers are accepted"
@@ -284,9 +296,9 @@ def _network_nodes(record: dict[str, Any], where: str) -> tuple[str, ...]:
 
 
 def _gpus(record: dict[str, Any], where: str) -> int:
+    info = _part(record, "GpuInfo", where)
     where = f"{where}.GpuInfo"
-    info = _object(record.get("GpuInfo") or {}, where)
-    gpus = [_object(one, f"{where}.Gpus") for one in _list(info.get("Gpus", []), f"{where}.Gpus")]
+    gpus = [_object(one, f"{where}.Gpus") for one in _members(info, "Gpus", where)]
     return sum(_whole(gpu.get("Count"), f"{where}.Gpus", 0, _MOST_CORES) for gpu in gpus)
 
 
@@ -300,7 +312,6 @@ def _instance_entry(one: Ec2Instance) -> dict[str, object]:
         "State": {"Name": one.state},
         "PrivateDnsName": one.dns_name,
         "PrivateIpAddress": one.address,
-        "Placement": {"AvailabilityZone": one.zone, "GroupName": one.group},
         "Tags": [{"Key": "Name", "Value": one.name_tag}] if one.name_tag else [],
     }
 
@@ -341,6 +352,18 @@ def _listed(answer: object, key: str, place: str) -> list[Any]:
             "record all pages: run the command without --max-items and --no-paginate",
         )
     return _list(record[key], f"{place}: {key}")
+
+
+def _members(record: dict[str, Any], key: str, where: str) -> list[Any]:
+    """The list under ``key``; empty where it is left out or null, as some SDKs write what is."""
+    value = record.get(key)
+    return [] if value is None else _list(value, f"{where}.{key}")
+
+
+def _part(record: dict[str, Any], key: str, where: str) -> dict[str, Any]:
+    """The object under ``key``; empty where it is left out or null."""
+    value = record.get(key)
+    return {} if value is None else _object(value, f"{where}.{key}")
 
 
 def _list(value: object, where: str) -> list[Any]:

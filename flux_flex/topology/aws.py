@@ -24,6 +24,8 @@ from flux_flex.errors import BadInput, FlexError
 from flux_flex.topology import aws_errors
 from flux_flex.topology.answers import (
     INSTANCES,
+    MOST_NAME,
+    REGION,
     TOPOLOGY,
     TYPES,
     Answers,
@@ -34,9 +36,9 @@ from flux_flex.topology.answers import (
     read_topology,
     read_types,
 )
-from flux_flex.topology.aws_errors import NothingFound
+from flux_flex.topology.aws_errors import NoSuchGroup, NothingFound
 
-__all__ = ["Account", "NothingFound", "Patience", "Progress", "Selection", "fetch"]
+__all__ = ["Account", "NoSuchGroup", "NothingFound", "Patience", "Progress", "Selection", "fetch"]
 
 Progress = Callable[[str, int, int | None], None]
 """Told what is being fetched, how many there are by now, and of how many (None: unknown)."""
@@ -55,11 +57,11 @@ _TRIES = 6
 _RESTARTS = 3
 # Of each type that has no topology so far, so many instances are asked for once more.
 _PROBES = 5
+# After so many answers that bring nothing new, what is missing is not late.
+_IDLE_ANSWERS = 3
 
 _ID = re.compile(r"i-(?:[0-9a-f]{8}|[0-9a-f]{17})")
-_REGION = re.compile(r"[a-z]{2,8}(?:-[a-z]+)+?-[0-9]+")
 _HOST_LABEL = re.compile(r"[A-Za-z0-9-]{1,63}")
-_LONGEST_NAME = 255
 _RUNNING = "running"
 
 _T = TypeVar("_T")
@@ -128,16 +130,20 @@ def fetch(
     """What EC2 says of the selected instances; those that have ended are left out.
 
     EC2 is eventually consistent: running instances that the topology leaves out are asked for
-    again, with pauses that double, for ``max_wait_s`` in all. Of a type that no located instance
-    has, five are asked for after the first pause; if none is located then, the type has no
-    topology and is not waited for. What is still missing is not in ``located``.
+    again, with pauses that double, for ``max_wait_s`` in all, or until three answers bring nothing
+    new. Of a type that no located instance has, five are asked for after the first pause; if none
+    is located then, the type has no topology and is not waited for. What is still missing is not
+    in ``located``.
 
-    Raises NothingFound where no instance is selected, BadInput for an unknown id, group, profile
-    or region, and FlexError for what AWS or the network refuses.
+    Raises NothingFound where no instance is selected, NoSuchGroup, which is one, for an unknown
+    group, BadInput for an unknown id, profile or region, and FlexError for what AWS or the network
+    refuses. Types that EC2 does not know are not in ``shapes``.
     """
     client, region = _open(account, patience)
     with closing(client):
-        caller = _Caller(client, region, progress or _silent, frozenset(selection.instance_ids))
+        caller = _Caller(
+            client, region, progress or (lambda *_: None), frozenset(selection.instance_ids)
+        )
         instances = _find(caller, selection)
         located = _locate(caller, selection, instances)
         if not instances:
@@ -216,8 +222,8 @@ def _await_late(
 ) -> None:
     """Ask again for running instances that the topology left out; see :func:`fetch`."""
     deadline = time.monotonic() + max_wait_s
-    is_first = True
-    while (left_s := deadline - time.monotonic()) > 0:
+    is_first, n_idle = True, 0
+    while n_idle < _IDLE_ANSWERS and (left_s := deadline - time.monotonic()) > 0:
         known = {one.instance_type for one in located.values()}
         missing: dict[str, list[str]] = {}
         for i, one in instances.items():
@@ -231,8 +237,10 @@ def _await_late(
         n_missing = sum(map(len, missing.values()))
         caller.progress("late topology", len(instances) - n_missing, len(instances))
         threading.Event().wait(min(pause_s, left_s))
+        n_before = len(located)
         for page, where in caller.of_ids(TOPOLOGY, "Instances", ids):
             _add(read_topology, page, where, located)
+        n_idle = n_idle + 1 if len(located) == n_before else 0
         pause_s *= 2
         is_first = False
 
@@ -242,7 +250,7 @@ def _shapes(caller: _Caller, instances: Iterable[Ec2Instance]) -> dict[str, Inst
     shapes: dict[str, InstanceShape] = {}
     types = sorted({one.instance_type for one in instances} - {""})
     for batch in _batches(types, _TYPES):
-        for page, where in caller.all_pages(TYPES, "InstanceTypes", {"InstanceTypes": batch}):
+        for page, where in caller.of_types(batch):
             _add(read_types, page, where, shapes)
             caller.progress("types", len(shapes), len(types))
     return shapes
@@ -250,7 +258,7 @@ def _shapes(caller: _Caller, instances: Iterable[Ec2Instance]) -> dict[str, Inst
 
 def _filters_of_hosts(hosts: Sequence[str]) -> Iterator[dict[str, object]]:
     """Filters that find the instances of hosts by address, private DNS name and Name tag."""
-    names = [one for one in hosts if one.isprintable() and 0 < len(one) <= _LONGEST_NAME]
+    names = [one for one in hosts if one.isprintable() and 0 < len(one) <= MOST_NAME]
     addresses = [name for name in names if _is_ipv4(name)]
     called = [name for name in names if not _is_ipv4(name)]
     dns = [_literal(name) for name in called]
@@ -287,11 +295,11 @@ def _add(
 
 
 class _Vanished(Exception):
-    """EC2 does not know, or no longer knows, some of the ids."""
+    """EC2 does not know, or no longer knows, some of the ids or types."""
 
-    def __init__(self, ids: frozenset[str]) -> None:
+    def __init__(self, names: frozenset[str]) -> None:
         super().__init__()
-        self.ids = ids
+        self.names = names
 
 
 @dataclass
@@ -326,10 +334,23 @@ class _Caller:
                         self._pages(call, key, question | ({"Filters": filters} if filters else {}))
                     )
                 except _Vanished as gone:
-                    left = self._without(left, gone.ids, aws_errors.place(call, self.region))
+                    left = self._without(left, gone.names, aws_errors.place(call, self.region))
                     continue
                 yield from pages
                 break
+
+    def of_types(self, types: list[str]) -> list[tuple[_Page, str]]:
+        """The pages for some types; EC2 refuses a whole call for one that it does not know.
+
+        Such types are dropped, all where it does not say which: few formats need their shapes.
+        """
+        left, n_before = types, 0
+        while left and len(left) != n_before:
+            try:
+                return list(self._pages(TYPES, "InstanceTypes", {"InstanceTypes": left}))
+            except _Vanished as unknown:
+                n_before, left = len(left), [one for one in left if one not in unknown.names]
+        return []
 
     def all_pages(
         self, call: str, key: str, question: Mapping[str, object]
@@ -385,8 +406,9 @@ class _Caller:
         try:
             page: _Page = getattr(self.client, call.replace("-", "_"))(**question)
         except ClientError as error:
-            if aws_errors.code_of(error) == aws_errors.VANISHED:
-                raise _Vanished(aws_errors.ids_in(error)) from None
+            unknown = aws_errors.unknown_names(error)
+            if unknown is not None:
+                raise _Vanished(unknown) from None
             raise aws_errors.explained(error, call, self.region) from None
         except BotoCoreError as error:
             raise aws_errors.explained(error, call, self.region) from None
@@ -410,7 +432,7 @@ def _open(account: Account, patience: Patience) -> tuple[Any, str]:
         core = botocore.session.get_session()
         # Times are not used, and reading them takes as long as all the rest; the AWS command line
         # leaves them as text in this way, too.
-        core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_unread)
+        core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
         session = boto3.session.Session(
             profile_name=account.profile or None,
             region_name=account.region or None,
@@ -445,7 +467,7 @@ def _region_of_this_machine(core: Any) -> str:
     from botocore.utils import IMDSRegionProvider
 
     # botocore takes the last letter off the zone, which leaves us-west-2-lax-1 of a Local Zone.
-    found = _REGION.match(IMDSRegionProvider(core).provide() or "")
+    found = REGION.match(IMDSRegionProvider(core).provide() or "")
     return found[0] if found else ""
 
 
@@ -473,11 +495,3 @@ def _is_ipv4(text: str) -> bool:
 def _few(values: Sequence[str]) -> str:
     shown = ", ".join(aws_errors.clean(one, 60) for one in values[:5])
     return f"{shown}, … ({len(values)})" if len(values) > 5 else shown
-
-
-def _unread(timestamp: object) -> object:
-    return timestamp
-
-
-def _silent(what: str, done: int, total: int | None) -> None:
-    """No progress is shown."""

@@ -13,11 +13,14 @@ from typing import Any
 
 from flux_flex.errors import BadInput, FlexError
 
-VANISHED = "InvalidInstanceID.NotFound"
-
+_VANISHED = "InvalidInstanceID.NotFound"
+_UNKNOWN_TYPE = "InvalidInstanceType"
 _MALFORMED_ID = "InvalidInstanceID.Malformed"
 _UNKNOWN_GROUP = re.compile(r"InvalidPlacementGroup(?:Id)?\..*")
 _ID = re.compile(r"\bi-[0-9A-Za-z]+")
+_TYPE = re.compile(r"[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)+")
+# Up to the last @ of a word, for a password may have one, or a slash, that is not quoted.
+_USER = re.compile(r"://\S*@")
 
 # EC2 says RequestExpired both for an expired session and for a clock that is wrong.
 _EXPIRED = frozenset(
@@ -56,6 +59,10 @@ class NothingFound(BadInput):
     """EC2 answered, and no instance is what was asked for. Exit code 3."""
 
 
+class NoSuchGroup(NothingFound):
+    """No placement group of this region and account has the name; another one's may."""
+
+
 def place(call: str, region: str) -> str:
     """Where an error of a call happened: ``describe-instances in us-east-2``."""
     return f"{call} in {clean(region, 60)}" if region else call
@@ -82,9 +89,15 @@ def unknown_ids(ids: list[str], where: str) -> BadInput:
     return BadInput(f"no instance has the id {shown}", where, remedy)
 
 
-def ids_in(error: Exception) -> frozenset[str]:
-    """The instance ids in EC2's message: ``The instance IDs 'i-…, i-…' do not exist``."""
-    return frozenset(_ID.findall(str(error)))
+def unknown_names(error: Exception) -> frozenset[str] | None:
+    """What EC2 says that it does not know; None where it refuses for another reason.
+
+    Ids as in ``The instance IDs 'i-…, i-…' do not exist``, types as in ``The following supplied
+    instance types do not exist: [x1.big]``. Empty where the message names nothing.
+    """
+    forms = {_VANISHED: _ID, _UNKNOWN_TYPE: _TYPE}
+    form = forms.get(code_of(error))
+    return None if form is None else frozenset(form.findall(str(error)))
 
 
 def code_of(error: Exception) -> str:
@@ -93,7 +106,8 @@ def code_of(error: Exception) -> str:
 
 
 def clean(text: str, most: int = 300) -> str:
-    """Text from outside as one line that may stand in a message."""
+    """Text from outside as one line that may stand in a message, without passwords in URLs."""
+    text = _USER.sub("://", text)
     line = "".join(char if char.isprintable() else " " for char in text)
     return line if len(line) <= most else f"{line[:most]}…"
 
@@ -129,11 +143,9 @@ def _refused(error: Exception, where: str) -> FlexError:
     if code == _MALFORMED_ID:
         remedy = "an instance id is i- and 8 or 17 hexadecimal digits"
         return BadInput(f"not the id of an instance: {message}", where, remedy)
-    if code == VANISHED:
-        return unknown_ids(sorted(ids_in(error)), where)
     if _UNKNOWN_GROUP.fullmatch(code):
         remedy = "aws ec2 describe-placement-groups lists those of this region and account"
-        return BadInput(f"no such placement group: {message}", where, remedy)
+        return NoSuchGroup(f"no such placement group: {message}", where, remedy)
     if code in _BROKEN or status >= 500:
         what = f"EC2 fails: {code} {message}".rstrip()
         return FlexError(what, where, "try again later; see https://health.aws.amazon.com")

@@ -1,9 +1,10 @@
 """EC2's answers on disk, so that commands need not ask again each time.
 
-One file for each account, selection and endpoint, in a directory that only its owner can write.
-A file that is damaged, of somebody else or of a later flux-flex is as if it were not there. What
-is asked for is also known by the variables that choose account and region; a default profile that
-is changed in ~/.aws is noticed only when the answer is too old.
+One file for each account, selection and endpoint, in a directory that only its owner can write;
+those of a month ago go when another is written. A file that is damaged, of somebody else or of a
+later flux-flex is as if it were not there. What is asked for is also known by the variables that
+choose account and region; a default profile that is changed in ~/.aws is noticed only when the
+answer is too old.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import json
 import logging
 import math
 import os
+import re
 import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +33,17 @@ _VERSION = 1
 # 100,000 instances of 600 bytes each.
 _MOST_BYTES = 64 << 20
 
+# How old an answer may be in which something may still change.
+_UNSETTLED_S = 60.0
+# When files go that nobody asks for any more, with temporary ones that a killed process left.
+_MOST_AGE_S = 30 * 86_400.0
+_OURS = re.compile(r"[0-9a-f]{64}\.json|\.[0-9a-f]{64}\.json\.[0-9a-f]{16}")
+
 # Whose answer it is, where an account leaves it to the environment.
 _VARIABLES = (
     "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_DEFAULT_REGION", "AWS_CONFIG_FILE",
-    "AWS_SHARED_CREDENTIALS_FILE", "AWS_ROLE_ARN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_EC2",
+    "AWS_SHARED_CREDENTIALS_FILE", "AWS_ACCESS_KEY_ID", "AWS_ROLE_ARN", "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_EC2",
 )  # fmt: skip
 
 _log = logging.getLogger("flux_flex.topology")
@@ -60,8 +69,11 @@ def cached_fetch(
 ) -> Fetched:
     """The answers in ``folder`` if they are younger than ``max_age_s`` seconds, else EC2's own.
 
-    With ``max_age_s`` 0 EC2 is always asked. What EC2 answers is kept in ``folder``, which is made
-    if need be; where that fails, a warning is logged. ``now`` is in seconds since the epoch.
+    With ``max_age_s`` 0 EC2 is always asked. An answer in which instances are pending, or the
+    topology leaves some out that it may have later, is good for a minute at most. What EC2 answers
+    is kept in ``folder``, which is made if need be; where that fails, a warning is logged. ``now``
+    is in seconds since the epoch.
+
     Raises what :func:`flux_flex.topology.aws.fetch` raises.
     """
     asked = _asked(selection, account)
@@ -72,7 +84,8 @@ def cached_fetch(
         answers, fetched_at = kept
         age_s = asked_at - fetched_at
         # A negative age is that of a clock that was set back.
-        if 0 <= age_s < max_age_s:
+        most_s = max_age_s if _is_settled(answers) else min(max_age_s, _UNSETTLED_S)
+        if 0 <= age_s < most_s:
             return Fetched(answers, age_s)
     answers = fetch(selection, account, progress=progress)
     document = {
@@ -107,13 +120,23 @@ def default_folder() -> Path:
     return Path(base) / "flux-flex" / "topology"
 
 
+def _is_settled(answers: Answers) -> bool:
+    """Whether asking again soon would bring nothing new: a type may have no topology at all."""
+    located = answers.located
+    kinds = {one.instance_type for one in located.values()}
+    return bool(located) and not any(
+        one.state == "pending"
+        or (one.state == "running" and i not in located and one.instance_type in kinds)
+        for i, one in answers.instances.items()
+    )
+
+
 # -- what is asked -------------------------------------------------------------------------------
 
 
 def _asked(selection: Selection, account: Account) -> dict[str, object]:
     """All that an answer depends on, as JSON; the order of names does not matter."""
-    # Not the id itself: the file has no more of a key than is needed to tell keys apart.
-    key = hashlib.sha256(os.environ.get("AWS_ACCESS_KEY_ID", "").encode(errors="surrogateescape"))
+    set_here = [name for name in _VARIABLES if os.environ.get(name)]
     return {
         "profile": account.profile,
         "region": account.region,
@@ -121,13 +144,17 @@ def _asked(selection: Selection, account: Account) -> dict[str, object]:
         "groups": sorted(set(selection.groups)),
         "filters": sorted([name, sorted(set(values))] for name, values in selection.filters),
         "hosts": sorted(set(selection.hosts)),
-        "environment": {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)},
-        "key": key.hexdigest()[:16],
+        "environment": {name: _digest(os.environ[name]) for name in set_here},
     }
 
 
+def _digest(text: str) -> str:
+    """No more of a variable than is needed to tell values apart: a URL may have a password."""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
+
+
 def _canonical(document: Mapping[str, object]) -> bytes:
-    # ASCII escapes keep what the environment had that is not UTF-8.
+    # ASCII escapes keep what a name has that is not UTF-8.
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
@@ -174,20 +201,33 @@ def _answers(document: object, asked: Mapping[str, object]) -> tuple[Answers, fl
 def _write(folder: Path, name: str, content: bytes) -> None:
     """Put a file in its place at once, so that others read the old one or the new one."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _opened(folder) as directory:
+    with _opened(folder) as directory, ExitStack() as undo:
         temporary = f".{name}.{secrets.token_hex(8)}"
+        undo.callback(_remove, temporary, directory)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-        except OSError:
-            with suppress(OSError):
-                os.unlink(temporary, dir_fd=directory)
-            raise
+        with os.fdopen(os.open(temporary, flags, 0o600, dir_fd=directory), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+        undo.pop_all()
+        _prune(directory)
+
+
+def _prune(directory: int) -> None:
+    """Remove files of ours that are too old for any question; no others."""
+    oldest = time.time() - _MOST_AGE_S
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            with suppress(OSError):  # another process removed it
+                status = entry.stat(follow_symlinks=False)
+                if _OURS.fullmatch(entry.name) and status.st_mtime < oldest:
+                    _remove(entry.name, directory)
+
+
+def _remove(name: str, directory: int) -> None:
+    with suppress(OSError):
+        os.unlink(name, dir_fd=directory)
 
 
 @contextmanager

@@ -23,11 +23,12 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from flux_flex.errors import BadInput, FlexError
+from flux_flex.errors import FlexError
 from flux_flex.host.flux_instance import FluxInstance
 from flux_flex.host.instance import Instance
 from flux_flex.model.jobid import f58, job_kvs_key, parse_jobid
 from flux_flex.model.rv1 import parse_r
+from flux_flex.topology.site import site_network
 
 if TYPE_CHECKING:  # each costs a prolog more than all the rest of this file
     from flux_flex.config import TopologyConfig
@@ -38,9 +39,6 @@ if TYPE_CHECKING:  # each costs a prolog more than all the rest of this file
 # job (RFC 16).
 MEMO = "flex.span"
 KEY = "flex-topology"
-
-# Where an instance has been told of its network: `KVS_KEY` of topology/site.py, which brings numpy.
-TOLD = "flex.topology"
 
 # How long the program may take. Flux's own limit for a prolog would fail the job.
 _MOST_S = 60.0
@@ -66,11 +64,8 @@ def record_span(instance: Instance, jobid: int, config: TopologyConfig) -> None:
 
 def _record(instance: Instance, jobid: int, config: TopologyConfig) -> None:
     hosts = tuple(dict.fromkeys(one.host for one in parse_r(instance.allocation(jobid)).ranks))
-    if len(hosts) < 2 or not is_known(config, instance):
+    if len(hosts) < 2:
         return
-    # Here, for it brings numpy along.
-    from flux_flex.topology.site import site_network
-
     network = site_network(config, hosts, instance)
     if network is None:
         return
@@ -78,20 +73,6 @@ def _record(instance: Instance, jobid: int, config: TopologyConfig) -> None:
     text, document = span_text(network), span_document(network)
     instance.kvs_put(job_kvs_key(jobid, KEY), document)
     instance.memo(jobid, {MEMO: text})
-
-
-def is_known(config: TopologyConfig, instance: Instance) -> bool:
-    """Whether the site says anywhere where its hosts are, readable or not; without reading it.
-
-    Raises FlexError where the instance does not answer.
-    """
-    if os.path.lexists(config.file):
-        return True
-    try:
-        instance.kvs_get(TOLD)
-    except BadInput:
-        return False  # there is no such key
-    return True
 
 
 def span_text(network: Network) -> str:
@@ -163,7 +144,10 @@ def _unplaced(network: Network) -> list[str]:
 def main() -> int:
     """Record the span of the job in FLUX_JOB_ID, if this rank is its first. Always 0."""
     logging.basicConfig(stream=sys.stdout, format="topology: %(message)s", level=logging.INFO)
-    # Without a handler: it ends this process, even one that waits inside Flux's library.
+    # Without a handler: it ends this process, even one that waits inside Flux's library. Whoever
+    # started it may have left the signal ignored or blocked, which a new program inherits.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
     signal.setitimer(signal.ITIMER_REAL, _MOST_S)
     try:
         jobid = parse_jobid(os.environ.get("FLUX_JOB_ID", ""))

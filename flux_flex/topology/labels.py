@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from flux_flex.errors import FlexError
 from flux_flex.host.instance import Instance
-from flux_flex.topology.jobs import is_known, one_line
+from flux_flex.topology.jobs import one_line
+from flux_flex.topology.site import site_network
 
 if TYPE_CHECKING:  # the network brings numpy along, which a site without a topology need not pay
     from flux_flex.config import TopologyConfig
@@ -55,11 +56,6 @@ def labels_of_host(config: TopologyConfig, host: str, instance: Instance) -> dic
     same.
     """
     try:
-        if not is_known(config, instance):
-            return {}
-        # Here, for it brings numpy along.
-        from flux_flex.topology.site import site_network
-
         network = site_network(config, [host], instance)
     except FlexError as error:
         log.warning("no topology labels: %s", one_line(error))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from flux_flex.errors import BadInput, FlexError
@@ -17,9 +18,9 @@ from flux_flex.model.graph import NODE
 from flux_flex.model.jgf import graph_of_r, paths_of
 from flux_flex.model.network import NetworkPlace
 from flux_flex.model.rv1 import parse_r
-from flux_flex.topology.answers import Answers, read_answers
+from flux_flex.topology.answers import Answers
 from flux_flex.topology.mapping import Network, network_of_hosts
-from flux_flex.topology.site import KVS_KEY
+from flux_flex.topology.site import KVS_KEY, read_told, told_document
 
 FLUXION = "sched-fluxion-resource"
 SET = f"{FLUXION}.set_property"
@@ -29,7 +30,15 @@ REMOVE = f"{FLUXION}.remove_property"
 _R_KEY = "resource.R"
 
 
-class Told(Protocol):
+class HasR(Protocol):
+    """What R is read of."""
+
+    def resources(self) -> Mapping[str, object]: ...
+
+    def kvs_get(self, key: str) -> object: ...
+
+
+class Told(HasR, Protocol):
     """What is needed of an instance; host/flux_instance.py has the real one."""
 
     def rpc(
@@ -38,8 +47,6 @@ class Told(Protocol):
 
     def modules(self) -> Collection[str]: ...
 
-    def kvs_get(self, key: str) -> object: ...
-
     def kvs_put(self, key: str, value: object) -> None: ...
 
 
@@ -47,24 +54,35 @@ def tell(instance: Told, answers: Answers, network: Network) -> int | None:
     """Tell an instance where the hosts of ``network`` sit. How many properties fluxion got.
 
     None where the scheduler is not fluxion, which alone takes properties while it runs. What an
-    earlier call told and no longer holds is removed. Raises FlexError for what a broker refuses:
-    only the owner of an instance may tell it anything.
+    earlier call told and no longer holds is removed, of hosts without a place too. Brokers that
+    share a host share its properties. Raises FlexError for what a broker refuses: only the owner of
+    an instance may tell it anything.
     """
-    before = _told_before(instance, network)
-    instance.kvs_put(KVS_KEY, answers.only(p.instance_id for p in network.places).document())
-    if FLUXION not in instance.modules():
-        return None
-    paths = _paths(instance)
-    wanted, stale = _by_property(network.places), _by_property(before)
-    for (name, _), hosts in stale.items():
-        now = {host for (other, _), some in wanted.items() if other == name for host in some}
-        _remove(instance, name, [paths[h] for h in hosts if h in paths and h not in now])
-    told = 0
-    for (name, value), hosts in wanted.items():
-        known = [paths[host] for host in hosts if host in paths]
-        _set(instance, f"{name}={value}", known)
-        told += len(known)
+    hosts = {place.host: place.instance_id for place in network.places}
+    document = told_document(answers.only(hosts.values()), hosts)
+    told = _tell_fluxion(instance, network) if FLUXION in instance.modules() else None
+    # Last, for it says what fluxion has to be rid of next time: where fluxion refuses in between,
+    # another call does all of it again.
+    instance.kvs_put(KVS_KEY, document)
     return told
+
+
+def whole_r(instance: HasR) -> Mapping[str, object]:
+    """R of the whole instance, with the scheduling key where there is one.
+
+    The KVS has R as it was when the instance began. Where other ranks or hosts have come since, R
+    is what the resource module says now, without that key, which would say nothing of them. Raises
+    FlexError where the instance does not answer.
+    """
+    now = instance.resources()
+    try:
+        kept = instance.kvs_get(_R_KEY)
+        if _ranks(kept) != _ranks(now):
+            return now
+    except BadInput:  # no such key, or no R
+        return now
+    assert isinstance(kept, Mapping)
+    return kept
 
 
 def refuses_unknown_properties(instance: Told) -> bool:
@@ -95,27 +113,74 @@ def _by_property(places: Iterable[NetworkPlace]) -> dict[tuple[str, str], list[s
     return found
 
 
-def _paths(instance: Told) -> dict[str, str]:
-    """The containment path of each host's node in fluxion's graph."""
-    try:
-        R = instance.kvs_get(_R_KEY)
-    except BadInput:
-        R = instance.rpc("resource.status", nodeid=0).get("R")
-    graph = graph_of_r(parse_r(R))
-    nodes = graph.of_type(NODE).tolist()
-    names = (graph.names[node] for node in nodes)
-    return dict(zip(names, paths_of(graph, nodes), strict=True))
+def _ranks(R: object) -> tuple[tuple[int, str], ...]:
+    return tuple((target.rank, target.host) for target in parse_r(R).ranks)
 
 
-def _told_before(instance: Told, network: Network) -> tuple[NetworkPlace, ...]:
-    """Where these hosts sat when the instance was last told; nothing if it never was."""
+def _tell_fluxion(instance: Told, network: Network) -> int:
+    """Remove what no longer holds, set what does. How many properties were set."""
+    paths = _paths(instance)
+    wanted, before = _by_property(network.places), _by_property(_told_before(instance, paths))
+    now: dict[str, set[str]] = {}
+    for (name, _), hosts in wanted.items():
+        now.setdefault(name, set()).update(hosts)
+    for (name, _), hosts in before.items():
+        stale = [host for host in hosts if host not in now.get(name, ())]
+        _remove(instance, name, [path for host in stale for path in paths.get(host, ())])
+    told = 0
+    for (name, value), hosts in wanted.items():
+        known = [path for host in hosts for path in paths.get(host, ())]
+        _set(instance, f"{name}={value}", known)
+        told += len(known)
+    return told
+
+
+def _paths(instance: HasR) -> dict[str, list[str]]:
+    """The containment paths of each host's nodes in fluxion's graph, each path once.
+
+    Fluxion calls the nodes of all ranks of a host alike, and a property that is set by their path
+    is set on all of them.
+    """
+    resources = parse_r(whole_r(instance))
+    scheduling = resources.scheduling
+    # The paths of nodes do not depend on what is in these.
+    bare = {target.host: replace(target, cores=(), gpus=()) for target in resources.ranks}
+    if not isinstance(scheduling, Mapping) or "graph" not in scheduling:
+        resources = replace(resources, ranks=tuple(bare.values()))
+    elif len(bare) < len(resources.ranks):
+        return _stated_paths(scheduling["graph"])
+    graph = graph_of_r(resources)
+    nodes = graph.once(graph.of_type(NODE)).tolist()
+    found: dict[str, list[str]] = {}
+    for node, path in zip(nodes, paths_of(graph, nodes), strict=True):
+        found.setdefault(graph.names[node], []).append(path)
+    return found
+
+
+def _stated_paths(graph: object) -> dict[str, list[str]]:
+    """The same of a JGF where ranks share a host: two nodes of one path, which fluxion takes, are
+    no ResourceGraph. What states no path is left out."""
+    found: dict[str, dict[str, None]] = {}
+    vertices = graph.get("nodes") if isinstance(graph, Mapping) else None
+    for vertex in vertices if isinstance(vertices, list) else ():
+        match vertex:
+            case {
+                "metadata": {"type": "node", "name": str(name), "paths": {"containment": str(p)}}
+            }:
+                found.setdefault(name, {})[p] = None
+    return {name: list(paths) for name, paths in found.items()}
+
+
+def _told_before(instance: HasR, hosts: Iterable[str]) -> tuple[NetworkPlace, ...]:
+    """Where hosts sat when the instance was last told; nothing if it never was.
+
+    All that were told then: their own map has them. Before there was one, ``hosts`` by name.
+    """
     try:
-        document = instance.kvs_get(KVS_KEY)
-        answers = read_answers([(KVS_KEY, document)])
+        answers, told = read_told(instance.kvs_get(KVS_KEY))
     except BadInput:
         return ()
-    ids = {place.host: place.instance_id for place in network.places}
-    return network_of_hosts(answers, ids, ids).places
+    return network_of_hosts(answers, told or hosts, told).places
 
 
 def _set(instance: Told, keyval: str, paths: Sequence[str]) -> None:

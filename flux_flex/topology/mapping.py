@@ -96,21 +96,33 @@ def network_of_instances(
     An instance in ``host_map``, which gives the instance ids of hosts, is called what it is there.
     ``naming`` says what a host is called: ``dns`` the first label of its private DNS name, which
     is its host name in EC2; ``ip`` its private address; ``tag`` its Name tag; or ``id``. An
-    instance that has no such name, one that is no host name, or one that another instance has
-    too, is called by its id. Instances that the topology does not list are ``unmapped``, by id.
+    instance that has no such name, one that is no host name, one that another instance has too,
+    or one that means something else here (another's id, a network node, a zone, a region) is
+    called by its id: whoever may set a tag shall not take another's place. Instances that the
+    topology does not list are ``unmapped``, by id.
     """
     mapped = {instance_id: host for host, instance_id in (host_map or {}).items()}
     names = {i: mapped.get(i) or _called(answers.instances.get(i), naming) for i in answers.located}
     taken = Counter(names.values())
-    places = [
-        _place(names[i] if taken[names[i]] == 1 and _HOST.fullmatch(names[i]) else i, located)
-        for i, located in answers.located.items()
-    ]
+    reserved = _reserved(answers)
+    places = []
+    for i, located in answers.located.items():
+        name = names[i]
+        is_good = taken[name] == 1 and name not in reserved and _HOST.fullmatch(name)
+        places.append(_place(name if is_good else i, located))
     places.sort(key=lambda place: _by_number(place.host))
     unmapped = sorted(
         i for i, one in answers.instances.items() if i not in answers.located and not one.is_gone
     )
     return Network(_with_one_name_a_zone(places), tuple(unmapped), shapes=answers.shapes)
+
+
+def _reserved(answers: Answers) -> set[str]:
+    """What is no name for an instance, since something else goes by it on the network."""
+    found = {*answers.located, *answers.instances}
+    for one in answers.located.values():
+        found.update(one.network_nodes, (one.zone, one.zone_id, one.region))
+    return found
 
 
 def read_places(instances: object, topology: object, hosts: Sequence[str]) -> Network:
@@ -145,7 +157,6 @@ def _place(host: str, located: Located) -> NetworkPlace:
         zone_id=located.zone_id,
         region=located.region,
         capacity_block=located.capacity_block,
-        group=located.group,
     )
 
 

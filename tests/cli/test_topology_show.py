@@ -114,6 +114,17 @@ def test_names_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> 
         assert "red]" in said
 
 
+def test_names_in_a_large_tree_cannot_steer_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topology_show, "_MOST_COLOURED", 0)
+    place = NetworkPlace(HOSTILE, (f"nn{HOSTILE}",), HOSTILE, HOSTILE, f"z{HOSTILE}")
+    show(Network((place,)), EMPTY, options(all=True))
+    said = capsys.readouterr().out
+    assert said.replace("\n", "").isprintable()
+    assert said.count("red]") >= 3
+
+
 def test_a_picture_is_written_beside_the_tree(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,6 +43,13 @@ def test_a_graph_is_read_with_what_its_vertices_say():
     assert graph.properties == {1: frozenset({"efa"})}
 
 
+def test_values_of_properties_are_written_again():
+    nodes = [node("0", "cluster"), node("1", properties={"arch": "x86", "efa": "", "odd": 3})]
+    again: Any = jgf_document(parse_jgf(jgf(nodes, [edge("0", "1")])))
+    said = again["graph"]["nodes"][1]["metadata"]["properties"]
+    assert said == {"arch": "x86", "efa": "", "odd": ""}
+
+
 def test_old_edges_name_their_relation_and_point_back_up_too():
     old = {"name": {"containment": "contains"}}
     back = {"name": {"containment": "in"}}

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_flex.errors import BadInput
-from flux_flex.model.graph import GraphBuilder, ResourceGraph, Vertex, uniform_graph
+from flux_flex.model.graph import (
+    GraphBuilder,
+    Properties,
+    ResourceGraph,
+    Vertex,
+    uniform_graph,
+    values_of,
+)
 from flux_flex.model.jgf import jgf_document, parse_jgf
 from flux_flex.model.network import NetworkPlace, NetworkTree
 from flux_flex.model.placing import place_nodes
@@ -132,10 +139,60 @@ def test_names_that_clash_with_a_zone_are_refused() -> None:
         root = builder.add(Vertex("cluster", "c"))
         for one in (Vertex("node", "node0"), vertex):
             builder.add(one, root)
-    with pytest.raises(BadInput, match="both a host and a network node or zone"):
+    with pytest.raises(BadInput, match="both a host and a zone"):
         place_nodes(host.build(), TWO_LEAVES)
-    with pytest.raises(BadInput, match="two vertices would be called 'z1'"):
+    with pytest.raises(BadInput, match="'z1', a zone and a storage") as got:
         place_nodes(storage.build(), TWO_LEAVES)
+    assert got.value.remedy == "give the storage another name"
+
+
+def planted(*vertices: tuple[str, str, int]) -> ResourceGraph:
+    """A graph of (type, name, number of the vertex above), the root first."""
+    builder = GraphBuilder()
+    for number, (kind, name, above) in enumerate(vertices):
+        builder.add(Vertex(kind, name), above if number else None)
+    return builder.build()
+
+
+def test_what_a_site_has_in_its_own_zones_beside_the_nodes_hangs_from_the_root() -> None:
+    graph = planted(
+        ("cluster", "c", 0), ("region", "r", 0), ("zone", "own", 1), ("node", "node0", 2),
+        ("ssd", "ssd0", 2), ("core", "core0", 4), ("zone", "bare", 0), ("pfs", "lustre", 6),
+    )  # fmt: skip
+    placed = place_nodes(graph, TWO_LEAVES)
+    assert [placed.path(v) for v in range(len(placed))] == [
+        "/c", "/c/z1", "/c/z1/top", "/c/z1/top/left", "/c/z1/top/left/node0",
+        "/c/ssd0", "/c/ssd0/core0", "/c/lustre",
+    ]  # fmt: skip
+
+
+def test_a_root_that_is_a_node_is_refused() -> None:
+    with pytest.raises(BadInput, match="the root is a node"):
+        place_nodes(planted(("node", "node0", 0), ("core", "core0", 0)), TWO_LEAVES)
+
+
+def test_memory_anywhere_in_a_node_is_its_memory() -> None:
+    graph = planted(
+        ("cluster", "c", 0), ("node", "node0", 0), ("socket", "s0", 1), ("memory", "m0", 2)
+    )
+    placed = place_nodes(graph, TWO_LEAVES, memory_mib={"node0": 512})
+    assert placed.total("memory") == 1
+
+
+def test_stale_properties_go_and_values_of_others_stay() -> None:
+    held = Properties({"old", "arch"}, {"old": "nn2", "arch": "x86"})
+    builder = GraphBuilder()
+    root = builder.add(Vertex("cluster", "c"))
+    builder.add(Vertex("node", "node0", properties=held), root)
+    placed = place_nodes(
+        builder.build(),
+        TWO_LEAVES,
+        properties={"node0": frozenset({"new"})},
+        stale=frozenset({"old", "new"}),
+    )
+    (found,) = placed.properties.values()
+    assert found == {"arch", "new"}
+    assert values_of(found) == {"arch": "x86"}
 
 
 @given(st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=8))

@@ -132,6 +132,13 @@ def test_scheduling_key_rides_along_untouched() -> None:
     assert isinstance(hash(resources), int)
 
 
+def test_attributes_ride_along_untouched() -> None:
+    attributes = {"system": {"site": "blue"}}
+    r = parse_r({**REAL, "attributes": attributes}).to_r()
+    assert r["attributes"] is attributes
+    assert "attributes" not in parse_r({**REAL, "attributes": None}).to_r()
+
+
 def test_job_with_gpus_alone_may_leave_out_cores() -> None:
     resources = parse_r(r_of(("0", {"gpu": "0"}), hosts="n0"))
     assert (resources.ranks[0].cores, resources.ranks[0].gpus) == ((), (0,))

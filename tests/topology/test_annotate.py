@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,16 @@ from flux_flex.errors import BadInput, Busy, Unsatisfiable
 from flux_flex.match import open_matcher
 from flux_flex.model.graph import uniform_graph
 from flux_flex.model.jgf import jgf_document, parse_jgf
+from flux_flex.model.network import NetworkPlace
 from flux_flex.model.rv1 import parse_r
-from flux_flex.topology.annotate import amend, annotated_r, graph_of, merged_jgf, write
+from flux_flex.topology.annotate import (
+    amend,
+    annotated_r,
+    graph_document_of_r,
+    graph_of,
+    merged_jgf,
+    write,
+)
 from flux_flex.topology.mapping import Network, network_of_instances
 
 LEAF = "nn-fae923d5a4fd12aab"
@@ -98,6 +107,75 @@ def test_a_graph_with_other_nodes_than_r_is_refused() -> None:
     R = {**recorded_r(), "scheduling": jgf_document(uniform_graph(3, 4, prefix="compute"))}
     with pytest.raises(BadInput, match="other nodes than R has"):
         annotated_r(R, recorded_network())
+
+
+def moved_network(leaf: str, moved: str = "compute2") -> Network:
+    places = recorded_network().places
+    return Network(
+        tuple(
+            replace(one, network_nodes=(*one.network_nodes[:-1], leaf))
+            if one.host == moved
+            else one
+            for one in places
+        ),
+        shapes=recorded_network().shapes,
+    )
+
+
+def node_properties(document: Any, host: str) -> set[str]:
+    graph = parse_jgf(document)
+    return set(graph.properties[graph.names.index(host)])
+
+
+@pytest.mark.parametrize("leaf", ["nn-00000000000000001", "leaf9"])
+def test_a_host_that_moved_loses_the_leaf_that_it_was_under(leaf: str) -> None:
+    R = recorded_r()
+    R["execution"]["properties"] = {"debug": "2"}
+    before: Any = annotated_r(R, moved_network(leaf))
+    assert before["execution"]["properties"][leaf] == "2"
+    after: Any = annotated_r(before, recorded_network())
+    assert after["execution"]["properties"] == {
+        **annotated_r(recorded_r(), recorded_network())["execution"]["properties"],  # type: ignore[index]
+        "debug": "2",
+    }
+    assert node_properties(before["scheduling"], "compute2") >= {leaf, "debug"}
+    held = node_properties(after["scheduling"], "compute2")
+    assert leaf not in held
+    assert held >= {LEAF, "debug"}
+    graph = merged_jgf(before["scheduling"], recorded_network())
+    assert node_properties(graph, "compute2") == held
+
+
+def test_a_host_that_moved_loses_its_leaf_without_a_graph_too() -> None:
+    leaf = "nn-00000000000000001"
+    before = annotated_r(recorded_r(), moved_network(leaf), scheduling=False)
+    after: Any = annotated_r(before, recorded_network(), scheduling=False)
+    assert leaf not in after["execution"]["properties"]
+    assert after["execution"]["properties"][LEAF] == "2,5,7,15"
+    # Two that changed places: each name is still known, and holds for the other only.
+    turned: Any = annotated_r(after, moved_network("nn-3f16947ccf25ec84d"), scheduling=False)
+    assert turned["execution"]["properties"][LEAF] == "5,7,15"
+
+
+def test_a_graph_that_r_brings_along_gets_no_memory() -> None:
+    flat = jgf_document(uniform_graph(16, 4, prefix="compute"))
+    found: Any = annotated_r({**recorded_r(), "scheduling": flat}, recorded_network())
+    assert parse_jgf(found["scheduling"]).total("memory") == 0
+
+
+def test_what_another_scheduler_keeps_in_r_is_never_replaced() -> None:
+    R = {**recorded_r(), "scheduling": {"other": 1}, "attributes": {"system": {}}}
+    with pytest.raises(BadInput, match="another scheduler") as got:
+        annotated_r(R, recorded_network())
+    assert "--no-scheduling" in got.value.remedy
+    found = annotated_r(R, recorded_network(), scheduling=False)
+    assert found["scheduling"] == {"other": 1}
+    assert found["attributes"] == {"system": {}}
+
+
+def test_the_graph_of_an_r_is_the_one_that_stands_in_it() -> None:
+    found = annotated_r(recorded_r(), recorded_network())
+    assert graph_document_of_r(recorded_r(), recorded_network()) == found["scheduling"]
 
 
 def test_without_scheduling_only_properties_are_added() -> None:
@@ -222,6 +300,36 @@ def test_slurm_switches_have_nodes_or_switches_and_never_both() -> None:
     conf = write("slurm", bare)
     assert "SwitchName=us-east-2b-unplaced Nodes=dark" in conf
     assert "SwitchName=us-east-2b Switches=n1,us-east-2b-unplaced" in conf
+
+
+def slurm_lines(*places: NetworkPlace) -> list[str]:
+    return write("slurm", network(*places)).splitlines()[1:]
+
+
+def test_slurm_names_have_nothing_that_slurm_separates_with() -> None:
+    assert slurm_lines(place("a", "n:1=[x]"))[-1] == "SwitchName=n_1__x_ Nodes=a"
+
+
+def test_slurm_never_gives_one_name_to_two_switches_or_blocks() -> None:
+    lines = slurm_lines(
+        place("a", "ec2", capacity_block="b.x"),
+        place("b", "n.a", capacity_block="b:x"),
+        place("c", "n:a"),
+        place("d", "n_a"),
+        place("e", "n_a", "n_a-unplaced"),
+    )
+    assert lines == [
+        "SwitchName=ec2 Switches=us-east-2b",
+        "SwitchName=us-east-2b Switches=ec2-2,n_a-[2-3],n_a",
+        "SwitchName=ec2-2 Nodes=a",
+        "SwitchName=n_a-2 Nodes=b",
+        "SwitchName=n_a-3 Nodes=c",
+        "SwitchName=n_a-unplaced-2 Nodes=d",
+        "SwitchName=n_a Switches=n_a-unplaced,n_a-unplaced-2",
+        "SwitchName=n_a-unplaced Nodes=e",
+        "BlockName=b_x Nodes=a",
+        "BlockName=b_x-2 Nodes=b",
+    ]
 
 
 def test_slurm_blocks_are_the_accelerator_domains() -> None:

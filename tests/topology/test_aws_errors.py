@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_flex.errors import BadInput, FlexError
-from flux_flex.topology.aws import Account, NothingFound, Patience, Selection, fetch
-from flux_flex.topology.aws_errors import explained
+from flux_flex.topology.aws import Account, NoSuchGroup, NothingFound, Patience, Selection, fetch
+from flux_flex.topology.aws_errors import clean, explained
 
 POLICY = Path(__file__).resolve().parents[2] / "docs" / "aws-policy.json"
 ACTIONS = ("DescribeInstances", "DescribeInstanceTopology", "DescribeInstanceTypes")
@@ -156,9 +156,11 @@ def test_an_unknown_id_that_is_not_named_does_not_go_round_for_ever(start: Start
 def test_an_unknown_group_is_told_from_an_empty_one(start: Start) -> None:
     start([Machine(f"i-{0:017x}", group="empty", state="terminated")])
     error = refusal(Selection(groups=("blue",)))
-    assert isinstance(error, BadInput)
+    assert isinstance(error, NoSuchGroup)
     assert "no such placement group: The Placement Group 'blue' is unknown" in error.what
-    assert "no instance matches: group empty" in refusal(Selection(groups=("empty",))).what
+    empty = refusal(Selection(groups=("empty",)))
+    assert "no instance matches: group empty" in empty.what
+    assert not isinstance(empty, NoSuchGroup)
 
 
 @pytest.mark.parametrize(
@@ -240,6 +242,28 @@ def test_nobody_there_is_told(environment: pytest.MonkeyPatch) -> None:
         free.bind(("127.0.0.1", 0))
         environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free.getsockname()[1]}")
         assert "cannot connect to http://127.0.0.1" in refusal().what
+
+
+def test_no_password_of_an_endpoint_is_shown(environment: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+        environment.setenv("AWS_ENDPOINT_URL", f"http://user:s3cret@{place}")
+        error = refusal()
+    assert "s3cret" not in str(error)
+    assert f"http://{place}" in error.what
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("see https://u:p@e.example/x, or a@b", "see https://e.example/x, or a@b"),
+        ('Invalid endpoint: "ftp://u:p@q/r@e"', 'Invalid endpoint: "ftp://e"'),
+        ("http://" + "u" * 400 + ":p@e", "http://e"),
+    ],
+)
+def test_a_url_is_shown_without_its_user(text: str, shown: str) -> None:
+    assert clean(text) == shown
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import moto
 import pytest
 from ec2_endpoint import Endpoint, Fault, Machine, Shape, cluster, isolate
 
-from flux_flex.errors import BadInput
+from flux_flex.errors import BadInput, FlexError
 from flux_flex.topology import aws
 from flux_flex.topology.answers import Located
 from flux_flex.topology.aws import Account, NothingFound, Patience, Selection, fetch
@@ -212,6 +212,19 @@ def test_waiting_ends_and_what_is_missing_stays_out(start: Start) -> None:
     assert 2 <= len(ec2.asked("DescribeInstanceTopology")) <= 6
 
 
+def test_three_answers_that_bring_nothing_new_end_the_waiting(start: Start) -> None:
+    ec2 = start(cluster(2), late={ident(1): 10_000})
+    assert set(fetch(Selection(), patience=Patience(pause_s=0.001), max_wait_s=2).located) == {
+        ident(0)
+    }
+    assert len(ec2.asked("DescribeInstanceTopology")) == 1 + 3
+
+
+def test_waiting_goes_on_while_instances_come_one_by_one(start: Start) -> None:
+    start(cluster(8), late={ident(k): k for k in range(8)})
+    assert len(fetch(Selection(), patience=Patience(pause_s=0.001)).located) == 8
+
+
 def test_without_patience_nothing_is_asked_twice(start: Start) -> None:
     ec2 = start(cluster(2), late={ident(1): 1})
     assert set(fetch(Selection(), max_wait_s=0).located) == {ident(0)}
@@ -226,6 +239,41 @@ def test_a_type_without_topology_is_asked_for_once_more_and_only_a_few_of_it(sta
     assert set(answers.shapes) == {"hpc7a.96xlarge", "t3.micro"}
     _, again = ec2.asked("DescribeInstanceTopology")
     assert len(again.listed("InstanceId")) == 5
+
+
+def test_a_type_that_ec2_does_not_know_costs_only_its_own_shape(start: Start) -> None:
+    odd = [Machine(ident(100), "odd.1xlarge"), Machine(ident(101), "other.2xlarge")]
+    ec2 = start([*cluster(2), *odd])
+    answers = fetch(Selection())
+    assert len(answers.located) == 4
+    assert set(answers.shapes) == {"hpc7a.96xlarge"}
+    # The endpoint names one at a time.
+    asked = [len(params.listed("InstanceType")) for params in ec2.asked("DescribeInstanceTypes")]
+    assert asked == [3, 2, 1]
+
+
+def test_where_ec2_does_not_say_which_type_it_does_not_know_all_go(start: Start) -> None:
+    ec2 = start(cluster(2), always={"DescribeInstanceTypes": Fault("InvalidInstanceType", "one")})
+    answers = fetch(Selection())
+    assert len(answers.located) == 2
+    assert answers.shapes == {}
+    assert len(ec2.asked("DescribeInstanceTypes")) == 1
+
+
+def test_a_region_of_unknown_types_is_not_asked_for_all_types_there_are(start: Start) -> None:
+    ec2 = start([Machine(ident(0), "odd.1xlarge")])
+    assert fetch(Selection()).shapes == {}
+    assert len(ec2.asked("DescribeInstanceTypes")) == 1
+
+
+def test_pages_without_end_are_not_followed(start: Start, environment: pytest.MonkeyPatch) -> None:
+    start(cluster(401))
+    environment.setattr(aws, "_MOST_PAGES", 4)
+    with pytest.raises(FlexError, match="the pages do not end") as caught:
+        fetch(Selection())
+    assert caught.value.where == "describe-instance-topology in us-east-2: page 4"
+    environment.setattr(aws, "_MOST_PAGES", 5)
+    assert len(fetch(Selection()).located) == 401
 
 
 # -- what vanishes -------------------------------------------------------------------------------
@@ -299,6 +347,20 @@ def test_the_last_place_for_the_region_is_the_instance_itself(
     environment.setattr(fetcher, lambda _: told)
     core = botocore.session.get_session()
     assert aws._region_of_this_machine(core) == region
+
+
+def test_retries_slow_down_as_ec2_asks_and_are_as_many_as_the_user_says(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    def retries() -> tuple[object, object]:
+        client, _ = aws._open(Account(), Patience())
+        found = client.meta.config.retries
+        client.close()
+        return found["mode"], found["total_max_attempts"]
+
+    assert retries() == ("adaptive", 3)
+    environment.delenv("AWS_MAX_ATTEMPTS")
+    assert retries() == ("adaptive", 6)
 
 
 def test_boto3_is_not_imported_before_ec2_is_asked() -> None:

@@ -13,6 +13,13 @@ from hypothesis import strategies as st
 
 from flux_flex.errors import BadInput
 from flux_flex.model.network import NetworkTree
+from flux_flex.topology.answers import (
+    Answers,
+    InstanceShape,
+    merged,
+    read_answers,
+    read_types,
+)
 from flux_flex.topology.mapping import Network, read_places
 
 RECORDED = Path(__file__).resolve().parents[2] / "examples" / "burst-queue"
@@ -209,6 +216,49 @@ def test_malformed_instances_are_refused_with_their_key_path(answer: object, whe
     with pytest.raises(BadInput) as refused:
         read_places(answer, located("i-1"), ["i-1"])
     assert refused.value.where == f"describe-instances{where}"
+
+
+def test_lists_and_objects_that_are_null_are_as_good_as_missing() -> None:
+    null = instance("i-1", Tags=None, State=None)
+    answer = located("i-1")
+    answer["Instances"][0]["NetworkNodes"] = None
+    known = {"Reservations": [{"Instances": None}, {"Instances": [null]}]}
+    (place,) = read_places(known, answer, ["i-1"]).places
+    assert place.network_nodes == ()
+    shapes: dict[str, InstanceShape] = {}
+    shape = {
+        "InstanceType": "t",
+        "VCpuInfo": {"DefaultCores": 2},
+        "MemoryInfo": {"SizeInMiB": 1},
+        "GpuInfo": {"Gpus": None},
+    }
+    read_types({"InstanceTypes": [shape]}, "types", shapes)
+    assert shapes["t"].gpus == 0
+
+
+def answers(*members: dict[str, object], nodes: tuple[str, ...] = ("nn-1",)) -> Answers:
+    return read_answers([("x", {**reservation(*members), **located("i-1", nodes=nodes)})])
+
+
+def test_of_answers_that_overlap_the_later_instance_and_one_place_hold() -> None:
+    before, after = (answers(named("i-1", "a", state)) for state in ("pending", "running"))
+    assert merged([before, after]).instances["i-1"].state == "running"
+    with pytest.raises(BadInput, match="disagree on i-1") as got:
+        merged([before, answers(nodes=("nn-2",))])
+    assert "--max-age 0" in got.value.remedy
+
+
+def test_a_type_of_which_nothing_that_runs_is_located_has_no_topology() -> None:
+    def of_type(one: str, kind: str, state: str = "running") -> dict[str, object]:
+        return instance(one, InstanceType=kind, State={"Name": state})
+
+    found = answers(
+        of_type("i-1", "hpc7a.12xlarge"), of_type("i-2", "hpc7a.12xlarge"),
+        of_type("i-3", "t3.nano"), of_type("i-4", "c7i.large"), of_type("i-5", "c7i.large"),
+        of_type("i-6", "p5.48xlarge", "stopped"), of_type("i-7", "m7.large", "terminated"),
+        instance("i-8"),
+    )  # fmt: skip
+    assert found.types_without_topology() == ("c7i.large", "t3.nano")
 
 
 JSON = st.recursive(

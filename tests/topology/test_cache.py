@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,34 @@ def test_with_no_age_allowed_ec2_is_asked_and_the_answer_is_kept(ask: Ask, ec2: 
     assert ask().age_s == 0.0
 
 
+def with_another(kind: str, state: str) -> Answers:
+    """The usual answers, and one more instance, which has no place."""
+    usual, two = answers(), "i-0123456789abcdef2"
+    more = Ec2Instance(two, kind, state, "", "10.0.0.2", "compute2")
+    return Answers({**usual.instances, two: more}, usual.located, usual.shapes, has_instances=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "most"),
+    [
+        (with_another("p5.48xlarge", "running"), 60),
+        (with_another("t3.micro", "pending"), 60),
+        (Answers(answers().instances, {}, {}, has_instances=True), 60),
+        (with_another("t3.micro", "running"), 3600),
+        (with_another("p5.48xlarge", "stopped"), 3600),
+    ],
+)
+def test_an_answer_that_will_change_is_used_for_a_minute_only(
+    ask: Ask, ec2: Ec2, given: Answers, most: int
+) -> None:
+    ec2.answers = given
+    ask()
+    assert ask(at=NOON + most - 1, most=3600) == Fetched(given, most - 1)
+    assert ask(at=NOON + 10, most=10).age_s is None
+    assert ask(at=NOON + 10 + most, most=3600).age_s is None
+    assert ec2.n_asked == 3
+
+
 def test_each_question_has_an_answer_of_its_own(ask: Ask, ec2: Ec2) -> None:
     questions = [
         (BLUE, HERE),
@@ -141,6 +170,16 @@ def test_no_key_is_written_down(ask: Ask, folder: Path, monkeypatch: pytest.Monk
         monkeypatch.setenv(name, "precious")
     ask()
     assert b"precious" not in only_file(folder).read_bytes()
+
+
+def test_no_password_of_an_endpoint_is_written_down(
+    ask: Ask, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_EC2"):
+        monkeypatch.setenv(name, "http://ada:precious@ec2.example")
+    ask()
+    assert b"precious" not in only_file(folder).read_bytes()
+    assert ask().age_s == 0.0
 
 
 def test_the_order_of_names_does_not_matter(ask: Ask, ec2: Ec2) -> None:
@@ -245,6 +284,44 @@ def test_a_full_disk_leaves_the_old_answer_and_no_rubbish(
     assert ask(at=NOON + 100).age_s is None
     assert "No space left" in caplog.text
     assert only_file(folder).read_bytes() == kept
+
+
+def test_ctrl_c_leaves_the_old_answer_and_no_rubbish(
+    ask: Ask, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask()
+    kept = only_file(folder).read_bytes()
+
+    def interrupted(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ask(at=NOON + 100)
+    assert only_file(folder).read_bytes() == kept
+
+
+def test_what_is_a_month_old_goes_when_an_answer_is_kept_and_nothing_else(
+    ask: Ask, folder: Path
+) -> None:
+    ask()
+    own = only_file(folder).name
+    made = {
+        "old": [f"{'0' * 64}.json", f".{'1' * 64}.json.{'2' * 16}"],
+        "young": [f"{'3' * 64}.json"],
+        "old, and not ours": ["notes.json", f"{'4' * 63}.json", f"{'5' * 64}.json.bak"],
+    }
+    for age, names in made.items():
+        days = 31 if age.startswith("old") else 29
+        then = time.time() - days * 86_400
+        for name in names:
+            (folder / name).write_text("x")
+            os.utime(folder / name, (then, then))
+    ask(Selection(groups=("red",)))
+    left = {one.name for one in folder.iterdir()}
+    assert own in left
+    assert not left & {*made["old"]}
+    assert left > {*made["young"], *made["old, and not ours"]}
 
 
 def damaged(key: str, value: object) -> Callable[[dict[str, Any]], None]:

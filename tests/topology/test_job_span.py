@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ from flux_flex.errors import FlexError
 from flux_flex.host.memory_instance import MemoryInstance
 from flux_flex.model.jobid import f58, job_kvs_key
 from flux_flex.topology import jobs
-from flux_flex.topology.jobs import KEY, TOLD, first_rank, record_span
+from flux_flex.topology.jobs import KEY, first_rank, record_span
 from flux_flex.topology.site import KVS_KEY
 
 RECORDED = Path(__file__).resolve().parents[2] / "examples" / "burst-queue"
@@ -277,8 +281,26 @@ def test_numpy_is_imported_only_for_several_hosts_of_a_site_with_a_topology(
     assert ("numpy" in done.stdout) is paid, done.stdout + done.stderr
 
 
-def test_the_key_that_is_asked_for_first_is_the_one_that_is_told() -> None:
-    assert TOLD == KVS_KEY
+def test_what_the_instance_was_told_is_read_once(
+    told: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(told, ["compute7", "compute13"])
+    read: list[str] = []
+    get = told.kvs_get
+    monkeypatch.setattr(told, "kvs_get", lambda key: read.append(key) or get(key))
+    record_span(told, JOBID, config())
+    assert read == [KVS_KEY]
+    assert memo(told) == "nn1:1 nn2:1 nn3:2 4 hops"
+
+
+def test_hosts_that_the_instance_was_told_by_a_map_have_a_place() -> None:
+    instance = Broker({})
+    hosts = {"first": "i-1", "second": "i-2"}
+    document = {**located({"i-1": ["nn-1"], "i-2": ["nn-1"]}), "HostMap": hosts}
+    instance.kvs_put(KVS_KEY, document)
+    run(instance, ["first", "second"])
+    record_span(instance, JOBID, config())
+    assert memo(instance) == "nn1:1 2 hops"
 
 
 # -- the program -----------------------------------------------------------------------------------
@@ -292,7 +314,8 @@ def program(told: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Br
     monkeypatch.setenv("FLUX_FLEX_CONFIG", str(tmp_path / "flex.toml"))
     monkeypatch.setenv("FLUX_JOB_ID", f58(JOBID))
     monkeypatch.setattr(jobs, "FluxInstance", lambda: told)
-    monkeypatch.setattr(jobs.signal, "setitimer", lambda *_: None)
+    for name in ("setitimer", "signal", "pthread_sigmask"):  # this process is to live on
+        monkeypatch.setattr(jobs.signal, name, lambda *_: None)
     monkeypatch.setattr(jobs.logging, "basicConfig", lambda **_: None)
     run(told, ["compute7", "compute13"], "2-3")
     return told
@@ -337,6 +360,42 @@ def test_an_instance_that_does_not_answer_is_no_error(
     monkeypatch.setattr(jobs, "FluxInstance", gone)
     assert jobs.main() == 0
     assert "no broker" in caplog.text
+
+
+HANGING = """
+import ctypes, sys
+from flux_flex.topology import jobs
+jobs._MOST_S = 0.5
+class Hanging:
+    def __init__(self):
+        ctypes.CDLL(None).sleep(300)
+if "{how}" == "made up":
+    jobs.FluxInstance = Hanging
+sys.exit(jobs.main())
+"""
+
+
+def ignore_and_block() -> None:
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+
+
+@pytest.mark.parametrize("begin", [None, ignore_and_block])
+@pytest.mark.parametrize("how", ["made up", pytest.param("real", marks=pytest.mark.flux)])
+def test_an_instance_that_hangs_below_python_ends_the_program_in_time(
+    how: str, begin: Callable[[], None] | None, tmp_path: Path
+) -> None:
+    if how == "real" and shutil.which("flux") is None:
+        pytest.skip("flux is not on PATH: no library of its own to hang in")
+    with socket.socket(socket.AF_UNIX) as broker:  # one that takes a call and never answers
+        broker.bind(str(tmp_path / "local"))
+        broker.listen()
+        done = subprocess.run(
+            [sys.executable, "-c", HANGING.format(how=how)], capture_output=True, text=True,
+            timeout=60, preexec_fn=begin,
+            env={**os.environ, "FLUX_URI": f"local://{tmp_path}/local", "FLUX_JOB_ID": f58(JOBID)},
+        )  # fmt: skip
+    assert done.returncode == -signal.SIGALRM, done.stdout + done.stderr
 
 
 def test_the_first_rank_is_the_lowest_whatever_the_order_of_r() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,51 @@ def test_what_the_instance_was_told_goes_before_the_file(
     (tmp_path / "topology.json").write_text("not read")
     found = labels_of_host(config(tmp_path / "topology.json"), "compute7", instance)
     assert found["topology.k8s.aws/zone-id"] == "use2-az2"
+
+
+def test_a_host_that_the_instance_was_told_by_a_map_has_labels(instance: MemoryInstance) -> None:
+    (one, *_) = recorded()["Instances"]  # type: ignore[misc]
+    hosts = {"host-of-no-name": one["InstanceId"]}
+    instance.kvs_put(KVS_KEY, {**recorded(), "HostMap": hosts})
+    found = labels_of_host(config(Path("/nonexistent")), "host-of-no-name", instance)
+    assert found["topology.k8s.aws/network-node-layer-3"] == one["NetworkNodes"][2]
+
+
+@pytest.mark.parametrize("hosts", [[], None, {"compute7": 7}, {"compute7": "i-elsewhere"}])
+def test_a_map_that_makes_no_sense_is_a_line_in_the_log(
+    instance: MemoryInstance, caplog: pytest.LogCaptureFixture, hosts: object
+) -> None:
+    instance.kvs_put(KVS_KEY, {**recorded(), "HostMap": hosts})
+    assert labels_of_host(config(Path("/nonexistent")), "compute7", instance) == {}
+    (line,) = caplog.messages
+    assert line.startswith("no topology labels: KVS key flex.topology: HostMap")
+    assert line.isprintable()
+
+
+def test_what_the_instance_was_told_is_read_once(
+    instance: MemoryInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance.kvs_put(KVS_KEY, recorded())
+    read: list[str] = []
+    get = instance.kvs_get
+    monkeypatch.setattr(instance, "kvs_get", lambda key: read.append(key) or get(key))
+    assert labels_of_host(config(Path("/nonexistent")), "compute7", instance)
+    assert read == [KVS_KEY]
+
+
+COST = """
+import sys
+from flux_flex.host.memory_instance import MemoryInstance
+from flux_flex.topology.labels import labels_of_host
+class Config: file = "/nonexistent"; host_map = ""
+assert labels_of_host(Config, "compute7", MemoryInstance({})) == {}
+print(sorted({"numpy", "pydantic"} & set(sys.modules)))
+"""
+
+
+def test_a_site_that_knows_nothing_pays_for_no_network() -> None:
+    done = subprocess.run([sys.executable, "-c", COST], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_site_that_knows_nothing_gives_no_labels_and_says_nothing(
