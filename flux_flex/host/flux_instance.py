@@ -18,6 +18,7 @@ import os
 import pwd
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from flux_flex.errors import BadInput, FlexError
@@ -384,6 +385,7 @@ def _estimate(sched: object) -> float | None:
     return checked_seconds(found, "job-list.list: sched.t_estimate") if found else None
 
 
+@lru_cache(maxsize=4096)
 def _user(userid: int) -> str:
     try:
         return pwd.getpwuid(userid).pw_name

@@ -1,6 +1,6 @@
 """Counters as Prometheus text, on a loopback port that the administrator opts in to.
 
-https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format: one ``GET /metrics``,
+https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format: ``GET /metrics`` is
 answered from what was last published, so that a scrape never waits for the controller.
 """
 

@@ -15,7 +15,9 @@ import errno
 import logging
 import os
 import signal
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from flux_flex.errors import FlexError
@@ -25,10 +27,19 @@ Answer = Callable[[Mapping[str, object]], Mapping[str, object]]
 
 # Events come in bunches; one step answers them all.
 _SOON_S = 0.2
+# A step lists all jobs, which a large instance feels. So it takes this part of the time at most.
+_SHARE = 0.2
 # After a step that failed.
 _AGAIN_S = 5.0
+# No wake-up has such a number: it writes a letter.
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 log = logging.getLogger("flux_flex.burst")
+
+
+def pause_after(took_s: float) -> float:
+    """How many seconds there are at least between a step that took so long and the next one."""
+    return took_s * (1 / _SHARE - 1)
 
 
 class Reactor:
@@ -50,6 +61,8 @@ class Reactor:
         self._is_module = is_module
         self._watchers: list[Any] = []
         self._timer: Any = None
+        self._due_s = 0.0
+        self._rested_s = 0.0
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         os.set_blocking(self._wake_read, False)
@@ -79,18 +92,56 @@ class Reactor:
                 )
             )
         self._watch(self._handle.fd_watcher_create(self._wake_read, self._woken))
-        if not self._is_module:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._watch(self._handle.signal_watcher_create(number, lambda *_: self.stop()))
         journal = bindings("flux.job.journal").JournalConsumer(self._handle, full=False)
-        journal.set_callback(lambda *_: self._step_in(_SOON_S))
+        journal.set_callback(lambda *_: self._step_by(_SOON_S))
         journal.start()
-        self._step_in(0.0)
+        online = self._watch_brokers(constants.FLUX_RPC_STREAMING)
+        self._step_by(0.0)
         try:
-            self._handle.reactor_run()
+            with self._signals():
+                self._handle.reactor_run()
         finally:
             journal.stop()
+            del online
             self._close()
+
+    def _watch_brokers(self, streaming: int) -> Any:
+        """Step when a broker joins or leaves: a job may wait for it, or a release for its end."""
+        online = self._handle.rpc("groups.get", {"name": "broker.online"}, 0, streaming)
+
+        def changed(future: Any) -> None:
+            try:
+                future.get()
+            except OSError as error:
+                log.warning("brokers that join are seen late: %s", os.strerror(error.errno or 0))
+                return
+            future.reset()
+            self._step_by(_SOON_S)
+
+        online.then(changed)
+        return online
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C stop us, in whichever thread they arrive.
+
+        Flux's own signal watchers block a signal in this thread and read it from a descriptor. A
+        library that has threads of its own by then, as numpy does, would take it there and die.
+        Python's handlers write the number to our pipe from any thread.
+        """
+        if self._is_module:
+            yield
+            return
+        before = {number: signal.signal(number, lambda *_: None) for number in _STOPPING}
+        wakeup = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        try:
+            yield
+        except KeyboardInterrupt:
+            pass  # reactor_run has a watcher of its own for SIGINT, which may come first
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _register(self) -> None:
         try:
@@ -116,9 +167,16 @@ class Reactor:
 
     # -- steps -----------------------------------------------------------------------------------
 
-    def _step_in(self, seconds: float) -> None:
+    def _step_by(self, seconds: float) -> None:
+        """Step in so many seconds at the latest. What comes later does not put it off: where jobs
+        never cease to come and go, there would be no step."""
+        now_s = time.monotonic()
+        due_s = max(now_s + seconds, self._rested_s)
+        if self._timer is not None and self._due_s <= due_s:
+            return
         self._stop_timer()
-        self._timer = self._handle.timer_watcher_create(seconds, self._timed)
+        self._due_s = due_s
+        self._timer = self._handle.timer_watcher_create(due_s - now_s, self._timed)
         self._timer.start()
 
     def _stop_timer(self) -> None:
@@ -127,20 +185,28 @@ class Reactor:
             self._timer = None
 
     def _timed(self, *_: object) -> None:
+        self._stop_timer()
+        began_s = time.monotonic()
         try:
             next_s = self._step()
         except FlexError as error:
             where = f"{error.where}: " if error.where else ""
             log.error("%s%s; trying again", where, error.what)
             next_s = _AGAIN_S
-        self._step_in(next_s)
+        ended_s = time.monotonic()
+        self._rested_s = ended_s + pause_after(ended_s - began_s)
+        self._step_by(next_s)
 
     def _woken(self, *_: object) -> None:
+        """Read the pipe: numbers of signals, and what :meth:`wake` wrote."""
+        said = b""
         try:
-            while os.read(self._wake_read, 4096):
-                pass
+            while more := os.read(self._wake_read, 4096):
+                said += more
         except BlockingIOError:
-            self._step_in(0.0)
+            self._step_by(0.0)
+        if any(number in said for number in _STOPPING):
+            self.stop()
 
     # -- answers ---------------------------------------------------------------------------------
 
@@ -153,6 +219,6 @@ class Reactor:
                 told = {"what": error.what, "where": error.where, "remedy": error.remedy}
                 handle.respond(message, {"error": told})
             if topic in ("start", "stop", "drain"):
-                self._step_in(0.0)
+                self._step_by(0.0)
 
         return respond
