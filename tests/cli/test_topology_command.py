@@ -325,9 +325,12 @@ def test_one_of_several_regions_need_not_have_the_group(
     both = [*FETCH, "--region", "us-east-1", "us-east-2", "--group"]
     ec2.script.update(without_group("blue"))
     assert BLUE in printed(capsys, *both, "blue")
-    # The first region has no blue, and both have red.
+    # The first region has no blue, and both have red: EC2 would refuse the two together.
     ec2.script.update(without_group("blue"))
+    ec2.calls.clear()
     assert "i-[00000000000000001-00000000000000002]" in printed(capsys, *both, "blue", "red")
+    asked = [params.listed("GroupName") for params in ec2.asked("DescribeInstanceTopology")]
+    assert asked == [["blue"], ["blue"], ["red"], ["red"]]
     assert "'green' is unknown" in refusal(capsys, *both, "blue", "green")
 
 
