@@ -361,6 +361,9 @@ class BurstSettings(BaseModel):
     eks: dict[str, Any] = Field(
         default_factory=dict, description="the provider eks; docs/bursting.md has its keys"
     )
+    fluxburst: dict[str, Any] = Field(
+        default_factory=dict, description="the provider fluxburst; docs/bursting.md has its keys"
+    )
 
     @field_validator("catalog")
     @classmethod

@@ -27,6 +27,8 @@ _RELEASE_S = 120.0
 if TYPE_CHECKING:  # brings the kubernetes package, which only that provider needs
     from flux_flex.burst.providers.kubernetes import KubernetesProvider
 
+OURS = ("local", "kubernetes", "eks", "fluxburst")
+
 # Flux's own names for what fluxion's qmanager calls by others.
 _POLICIES: dict[str, QueuePolicy] = {
     "fcfs": "fcfs", "easy": "easy", "conservative": "conservative", "hybrid": "conservative",
@@ -106,11 +108,8 @@ def open_provider(site: FlexConfig, instance: FluxInstance) -> Provider:
     if name == "local":
         from flux_flex.burst.providers.local import LocalProvider
 
-        burst = site.burst
-        lead = Lead(burst.lead.name, burst.lead.address, burst.lead.port)
-        hosts = hosts_of(instance.resources())
-        toml = follower_toml(hosts, lead, burst.local.curve_cert)
-        rundir, flux = _rundir(site, instance), burst.local.flux
+        rundir, flux = _rundir(site, instance), site.burst.local.flux
+        toml = _broker_toml(site, instance)
         return LocalProvider(types_of(site), toml, rundir=rundir, flux=flux)
     if name == "kubernetes":
         return _kubernetes(site, instance)
@@ -121,7 +120,19 @@ def open_provider(site: FlexConfig, instance: FluxInstance) -> Provider:
         config = parse_eks_config(site.burst.eks)
         inner, port = _kubernetes(site, instance), site.burst.lead.port
         return EksProvider(config, types_of(site), inner, instance.identity(), port)
+    if name == "fluxburst":
+        from flux_flex.burst.providers.fluxburst import FluxBurstProvider, parse_fluxburst_config
+
+        table = parse_fluxburst_config(site.burst.fluxburst)
+        return FluxBurstProvider(table, types_of(site), broker_toml=_broker_toml(site, instance))
     return _third_party(name, types_of(site), site)
+
+
+def _broker_toml(site: FlexConfig, instance: FluxInstance) -> str:
+    """The configuration of rented brokers, as ``burst configure`` writes it."""
+    burst = site.burst
+    lead = Lead(burst.lead.name, burst.lead.address, burst.lead.port)
+    return follower_toml(hosts_of(instance.resources()), lead, burst.local.curve_cert)
 
 
 def _kubernetes(site: FlexConfig, instance: FluxInstance) -> KubernetesProvider:
@@ -140,7 +151,7 @@ def _rundir(site: FlexConfig, instance: FluxInstance) -> Path:
 def _third_party(name: str, types: Sequence[NodeType], site: FlexConfig) -> Provider:
     found = [one for one in entry_points(group=ENTRY_POINTS) if one.name == name]
     if not found:
-        known = ["local", *(one.name for one in entry_points(group=ENTRY_POINTS))]
+        known = [*OURS, *(one.name for one in entry_points(group=ENTRY_POINTS))]
         what = f"no provider is called {name!r}"
         raise BadInput(what, "flex.toml: burst.provider", f"use one of {', '.join(known)}")
     provider: Provider = found[0].load()(site.burst, types)

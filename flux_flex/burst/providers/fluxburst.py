@@ -1,0 +1,499 @@
+"""The provider ``fluxburst``: nodes from whatever an installed plugin of flux-burst can rent.
+
+    config = parse_fluxburst_config({"plugin": "fluxburst_gke", "rundir": "/var/lib/flux/fluxburst",
+        "parameters": {"project": "p-1", "cluster_name": "site-{burst}", "lead_host": "203.0.113.7",
+                       "lead_port": "8050", "lead_size": "4"}})
+    provider = FluxBurstProvider(config, catalog.types, broker_toml=follower_toml(...))
+
+A plugin prompts, prints, exits, waits for ever, and has what it knows in memory. So each of its
+calls is made in a process of its own, which outlives us, and what it knows is kept on disk::
+
+    RUNDIR/gke-0/rental.json            # what was asked for
+                /leaving  /gone         # since release was called; since nothing is left
+                /work/                  # where the plugin finds itself
+                /run/                   # the process that rents, and /undo/ the one that takes away
+                    /task.json  /session.json   # what to do, and which process it is
+                    /began              # from before the plugin gets hold of that process
+                    /outcome.json  /plugin.log  # what became of it, and what it printed
+
+What the interface of flux-burst (0.0.15) leaves open:
+
+- Nothing can be observed: READY means that run() has returned, in which several plugins take any
+  error for "it exists already". Whether nodes came is seen by their brokers alone.
+- A second run() is not taken for the first, so it is never called again: where its process ended
+  without a word, the burst has FAILED, and its cluster is taken away by its name.
+- cleanup() tells nothing. A burst is gone when its plugin remembers no cluster or job and has not
+  warned; until then it is tried again, unless somebody removes the burst's folder. Only names of
+  clusters and jobs outlast a process, so a plugin that needs more than these cannot clean up.
+- No capacity looks like any other failure; nothing bears the burst's id but what is so named.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fcntl
+import importlib.util
+import json
+import logging.handlers
+import os
+import re
+import shutil
+import signal
+import stat
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, JsonValue, ValidationError, model_validator
+
+from flux_flex.burst.catalog import NodeType
+from flux_flex.burst.providers import Observed, Phase, Rental
+from flux_flex.burst.providers.local import _NAME, _read, _read_rental, _tail, _told, _write
+from flux_flex.burst.providers.sessions import Session, end, end_strays, gated
+from flux_flex.errors import BadInput, FlexError
+from flux_flex.fields import STRICT, Duration
+from flux_flex.model.hostlist import format_hostlist
+from flux_flex.pydantic_errors import bad_input
+
+# Parameters that the configuration leaves out, for plugins that have them.
+_DEFAULTS = {
+    "name": "{burst}", "hostnames": "{hosts}", "machine_type": "{type}",
+    "compute_machine_type": "{type}", "terraform_dir": "{folder}/terraform",
+    "config_dir": "{folder}/config",
+}  # fmt: skip
+# Two bursts that had one of these in common would be one to the plugin, and would go together.
+_APART = ("cluster_name", "name", "terraform_dir", "config_dir")
+# What plugins call their nodes: pods of a MiniCluster, instances of Terraform's.
+_NODE_NAMES = {
+    **dict.fromkeys(("fluxburst_eks", "fluxburst_gke"), "{name}-{index}"),
+    "fluxburst_compute_engine": "{compute_name_prefix}-{number:03d}",
+}
+# -I keeps PYTHON*, user site and working directory out; -u loses nothing that is printed.
+_PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
+    "from flux_flex.burst.providers.fluxburst import main; main(*sys.argv[2:])"
+)
+
+
+class FluxBurstConfig(BaseModel):
+    """The table ``[burst.fluxburst]``: a plugin, and what it is given.
+
+    In texts of ``parameters``, {burst}, {hosts}, {nodes}, {tasks}, {type}, {broker_toml} and the
+    burst's own {folder} stand for what they are. ``node_names`` says what the plugin calls its
+    nodes, by parameters and {index} from 0 or {number} from 1, such as {name}-{number:03d}.
+    """
+
+    model_config = STRICT
+
+    plugin: str = Field(pattern=r"^fluxburst_[a-z0-9_]+$", description="the plugin's module")
+    parameters: dict[str, JsonValue] = Field(default={}, description="its BurstParameters")
+    node_names: str = Field(default="", description="like {name}-{index}; empty where known")
+    rundir: str = Field(pattern="^/[^\0]+$", description="a folder for this instance, on disk")
+    run_deadline: Duration = Field(default=3600.0, gt=0, description="how long run() may take")
+    release_deadline: Duration = Field(
+        default=3600.0, gt=0, description="how long cleanup() may take before it is tried again"
+    )
+
+    @model_validator(mode="after")
+    def _bursts_differ(self) -> FluxBurstConfig:
+        for key in {*_APART} & self.parameters.keys():
+            if not re.search(r"\{(burst|folder)\}", str(self.parameters[key])):
+                raise ValueError(f"{key} needs {{burst}} in it, or bursts would share it")
+        if self.parameters.get("isolated_burst"):
+            raise ValueError("the brokers of an isolated_burst do not join")
+        return self
+
+
+def parse_fluxburst_config(value: object) -> FluxBurstConfig:
+    """The decoded table. Raises BadInput with the key path."""
+    try:
+        return FluxBurstConfig.model_validate(value)
+    except ValidationError as error:
+        raise bad_input(error, FluxBurstConfig) from error
+
+
+class FluxBurstProvider:
+    """See the module and :class:`flux_flex.burst.providers.Provider`.
+
+    ``broker_toml`` is the brokers' configuration, for plugins that take one: else ranks are right
+    for the first slot alone. In seconds, ``retry_s`` is the pause between two tries to clean up,
+    and ``grace_s`` how long a plugin may take to end before it is killed. Raises BadInput where
+    the plugin is not installed.
+    """
+
+    def __init__(
+        self, config: FluxBurstConfig, types: Sequence[NodeType], *, broker_toml: str = "",
+        retry_s: float = 60.0, grace_s: float = 20.0,
+    ) -> None:  # fmt: skip
+        self._config, self._plugin = config, config.plugin
+        if importlib.util.find_spec(self._plugin) is None:
+            name = self._plugin.replace("fluxburst", "flux-burst", 1).replace("_", "-")
+            raise BadInput("it is not installed", self._plugin, f"install it as {name}")
+        self._types = {one.name: one for one in types}
+        self._broker_toml = broker_toml
+        self._retry_s, self._grace_s = retry_s, grace_s
+        self._rundir = Path(config.rundir)
+
+    def types(self) -> Sequence[NodeType]:
+        return tuple(self._types.values())
+
+    def request(self, rental: Rental) -> None:
+        """Start the process that rents; again only if the plugin never got hold of the first.
+
+        Raises BadInput for names that cannot be used and for another rental of that name,
+        FlexError while it is being released. What the plugin refuses, :meth:`observe` tells.
+        """
+        task, folder = self._task(rental), self._rundir / rental.burst
+        with self._locked(rental.burst):
+            known = _read_rental(folder)
+            if known is None or _is_gone(folder):
+                self._prepare(folder, rental)
+            elif (folder / "leaving").exists():
+                raise FlexError("it is being released", rental.burst, "wait until it is gone")
+            elif (known.type, known.hosts) != (rental.type, rental.hosts):
+                what = f"it is {known.nodes} x {known.type} already"
+                raise BadInput(what, rental.burst, "release it first")
+            run = _Child(folder / "run")
+            if run.age_s < 0 and run.begun is None:
+                self._start(run, task)
+
+    def observe(self) -> Sequence[Observed]:
+        """Every burst that has a folder and is not gone. The plugin is not asked: it cannot say."""
+        with _told(self._rundir):
+            names = sorted(os.listdir(self._rundir)) if self._rundir.exists() else []
+            found = [self._observed(self._rundir / one) for one in names if _NAME.fullmatch(one)]
+        return [one for one in found if one is not None]
+
+    def release(self, burst: str) -> None:
+        """End the process that rents, if need be by force, and start one that takes away.
+
+        Raises FlexError where that has failed and it is not time for another try, and where
+        nobody can know what there is to take away.
+        """
+        folder = self._rundir / burst
+        if not _NAME.fullmatch(burst) or _read_rental(folder) is None or _is_gone(folder):
+            return
+        with self._locked(burst):
+            (folder / "leaving").touch(mode=0o600)
+            run, undo = _Child(folder / "run"), _Child(folder / "undo")
+            self._stop(run)
+            left = _left_by(run)
+            if isinstance(left, str):
+                raise FlexError(left, burst)
+            if left is None:
+                (folder / "gone").touch(mode=0o600)
+            elif not 0 <= undo.age_s <= self._config.release_deadline:
+                self._undo(undo, {**(_read(run.place / "task.json", dict) or {}), **left})
+
+    def close(self) -> None:
+        """What rents, or takes away, goes on."""
+
+    def _task(self, rental: Rental) -> dict[str, object]:
+        """What the process that rents is told; the plugin's own parameters are checked there."""
+        if not _NAME.fullmatch(rental.burst) or rental.type not in self._types:
+            what = f"no burst of {rental.type!r} can be called {rental.burst!r}"[:160]
+            raise BadInput(what, "", f"use a DNS label, and one of {', '.join(self._types)}")
+        nodes, tasks = rental.nodes, rental.nodes * self._types[rental.type].cores
+        values = {
+            "burst": rental.burst, "hosts": format_hostlist(rental.hosts), "type": rental.type,
+            "nodes": str(nodes), "tasks": str(tasks), "broker_toml": self._broker_toml,
+            "folder": str(self._rundir / rental.burst),
+        }  # fmt: skip
+        given = self._config.parameters
+        toml = {"broker_toml": self._broker_toml} if self._broker_toml else {}
+        return {
+            "verb": "run",
+            "plugin": self._plugin,
+            "parameters": {key: _filled(value, values) for key, value in given.items()},
+            "defaults": {key: _filled(value, values) for key, value in _DEFAULTS.items()} | toml,
+            "node_names": self._config.node_names or _NODE_NAMES.get(self._plugin, ""),
+            "hosts": rental.hosts,
+            "tasks": tasks,
+        }
+
+    def _prepare(self, folder: Path, rental: Rental) -> None:
+        """Make the folder anew, with all in it that makes it a burst, or nothing."""
+        new = folder.with_name(f".{folder.name}.new")
+        for old in (new, folder):
+            shutil.rmtree(old, ignore_errors=True)
+        new.mkdir(mode=0o700)
+        (new / "work").mkdir(mode=0o700)
+        _write(new / "rental.json", json.dumps(asdict(rental)))
+        new.rename(folder)
+
+    def _start(self, child: _Child, task: Mapping[str, object]) -> None:
+        """Start a process, with its record always a step ahead of it."""
+        shutil.rmtree(child.place, ignore_errors=True)
+        child.place.mkdir(mode=0o700)
+        _write(child.place / "task.json", json.dumps(task))
+        paths = json.dumps([path for path in sys.path if os.path.isabs(path)])
+        command = [sys.executable, "-Iu", "-c", _PROGRAM, paths, str(child.place)]
+        # To flux-burst, such variables stand above parameters, which have been checked.
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("FLUXBURST_")}
+        environment["FLUX_FLEX_CHILD"] = str(child.place)
+        with gated(command, child.place / "plugin.log", environment) as (session, go):
+            _write(child.place / "session.json", json.dumps(asdict(session)))
+            go()
+        # Nobody else waits for it, and it would stay as a zombie.
+        threading.Thread(target=os.waitpid, args=(session.pid, 0), daemon=True).start()
+
+    def _undo(self, undo: _Child, task: Mapping[str, object]) -> None:
+        """Try to clean up, unless that has been done, or has failed only just now."""
+        self._stop(undo)
+        if undo.error and 0 <= time.time() - undo.place.stat().st_mtime < self._retry_s:
+            what = f"{self._plugin} cannot clean up: {undo.error}"
+            raise FlexError(what, undo.place.parent.name, f"see {undo.place}/plugin.log")
+        if not _is_gone(undo.place.parent):
+            self._start(undo, task)
+
+    def _stop(self, child: _Child) -> None:
+        """End a process with all that it has started. Raises FlexError where it stays."""
+        session = child.session
+        if session is None:
+            return
+        if end([session], self._grace_s):
+            raise FlexError("it cannot be killed", f"process {session.pid}", "look at this machine")
+        end_strays(session, str(child.place))
+
+    def _observed(self, folder: Path) -> Observed | None:
+        rental, run, undo = _read_rental(folder), _Child(folder / "run"), _Child(folder / "undo")
+        if rental is None or _is_gone(folder):
+            return None
+        # Before outcomes are read: what has ended by now has left one.
+        age_s, is_undoing = run.age_s, undo.age_s >= 0
+        outcome, within_s = run.outcome, self._config.run_deadline
+        if (folder / "leaving").exists():
+            left = _left_by(run) if age_s < 0 else None
+            phase = Phase.LEAVING
+            why = "" if is_undoing else undo.error or (left if isinstance(left, str) else "")
+        elif outcome is not None and not outcome.error:
+            phase, why = Phase.READY, "run() has returned, and tells no more"
+        elif outcome is None and (run.session is None or 0 <= age_s <= within_s):
+            phase, why = Phase.COMING, "run() has not returned"
+        else:
+            late = f"run() has not returned within {within_s:g} s"
+            phase, why = Phase.FAILED, run.error if age_s < 0 or outcome else late
+        log = (undo if phase is Phase.LEAVING else run).place / "plugin.log"
+        said = why and f"{self._plugin}: {why}; it said: {_tail(log)}"
+        return Observed(rental.burst, phase, rental.nodes * (phase is Phase.READY), said)
+
+    @contextmanager
+    def _locked(self, burst: str) -> Iterator[None]:
+        """One at a time for a burst, in this process and others, and OSErrors in our words."""
+        with _told(self._rundir):
+            self._rundir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            mode, owner = (status := self._rundir.lstat()).st_mode, status.st_uid
+            if not stat.S_ISDIR(mode) or mode & 0o077 or owner != os.geteuid():
+                raise FlexError("others can get at it", str(self._rundir), "chown it; chmod 700")
+            path, flags = self._rundir / f".{burst}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+            with open(os.open(path, flags, 0o600), "w") as stream:
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise FlexError("somebody else is at work on it", burst, "try later") from None
+                yield
+
+
+def _filled(value: JsonValue, values: Mapping[str, str]) -> JsonValue:
+    """A parameter, with what is the burst's own put in if it is a text."""
+
+    def fill(found: re.Match[str]) -> str:
+        if found[1] not in values:
+            known = ", ".join(f"{{{name}}}" for name in values)
+            raise BadInput(f"nothing is called {found[0]}", "parameters", f"there are {known}")
+        return values[found[1]]
+
+    return re.sub(r"\{([a-z_]+)\}", fill, value) if isinstance(value, str) else value
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """outcome.json: what was being done when it ended (load, init, schedule, run, cleanup or end),
+    what went wrong, and what the plugin knows."""
+
+    reached: str = "load"
+    error: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    clusters: list[str] = field(default_factory=list)
+    jobids: list[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    """A process of ours by its folder, which need not be there."""
+
+    place: Path
+
+    @property
+    def session(self) -> Session | None:
+        return _read(self.place / "session.json", lambda document: Session(**document))
+
+    @property
+    def age_s(self) -> float:
+        """For how long it has been running; -1 if it is not."""
+        session = self.session
+        if session is None or not session.is_alive:
+            return -1.0
+        now_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+        return max(0.0, now_s - session.start / os.sysconf("SC_CLK_TCK"))
+
+    @property
+    def begun(self) -> Mapping[str, Any] | None:
+        """The parameters that the plugin was given; None if it was never given anything."""
+        return _read(self.place / "began", dict)
+
+    @property
+    def outcome(self) -> _Outcome | None:
+        return _read(self.place / "outcome.json", lambda document: _Outcome(**document))
+
+    @property
+    def error(self) -> str:
+        """What went wrong, of a process that has ended."""
+        outcome = self.outcome
+        if outcome is not None:
+            return outcome.error
+        return "its process ended without a word" if self.session is not None else ""
+
+
+def _is_gone(folder: Path) -> bool:
+    undone = _Child(folder / "undo").outcome
+    return (folder / "gone").exists() or (undone is not None and not undone.error)
+
+
+def _left_by(run: _Child) -> dict[str, object] | str | None:
+    """What the process that takes away is told; None where there is nothing to take away; and, for
+    people, a text where something may be rented, and nothing says what.
+
+    The cluster's name counts even where the plugin did not get so far as to remember it.
+    """
+    begun, outcome = run.begun, run.outcome
+    if begun is None or (outcome is not None and outcome.reached not in ("run", "end")):
+        return None
+    outcome = outcome or _Outcome("run", parameters={**begun})
+    clusters, is_done = {*outcome.clusters}, outcome.reached == "end"
+    if not is_done and (named := outcome.parameters.get("cluster_name")):
+        clusters.add(named)
+    if not clusters and not outcome.jobids:
+        riddle = f"nobody knows what it has rented: end that, and remove {run.place.parent}"
+        return None if is_done else riddle
+    left = {"clusters": sorted(clusters), "jobids": outcome.jobids}
+    return {"verb": "undo", "parameters": outcome.parameters, **left}
+
+
+# -- in a process of its own -----------------------------------------------------------------------
+
+
+def main(folder: str) -> None:
+    """Do what task.json in the folder says, and leave in outcome.json what became of it."""
+    place, outcome = Path(folder), _Outcome()
+    task = json.loads((place / "task.json").read_text(encoding="utf-8"))
+    os.umask(0o077)
+    os.chdir(place.parent / "work")
+    logging.basicConfig(level=logging.INFO)
+    # Plugins that pass over every Exception do not pass over this one.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("it was told to end"))
+    try:
+        (_run if task["verb"] == "run" else _undo)(task, place, outcome)
+    except FlexError as error:
+        outcome.error = error.what
+    # Anything may come out of a plugin, and sys.exit() is often meant for people.
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001
+        outcome.error = f"{outcome.reached}: {type(error).__name__}: {error}"
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _write(place / "outcome.json", json.dumps(asdict(outcome), default=str))
+    if threading.active_count() > 1:
+        os._exit(0)  # threads that a plugin leaves behind would keep us waiting
+
+
+def _run(task: Mapping[str, Any], place: Path, outcome: _Outcome) -> None:
+    """Rent. Nothing of this is done a second time once ``began`` is there."""
+    module, kind = _loaded(task["plugin"])
+    outcome.parameters = _checked(task, {one.name: one for one in dataclasses.fields(kind)})
+    _write(place / "began", json.dumps(outcome.parameters, default=str))
+    for path in (place / "began", place):  # or a power cut might make us rent twice
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    plugin = _made(module, kind, outcome)
+    nodes, spec = len(task["hosts"]), {"tasks": [{"command": ["sleep", "infinity"]}]}
+    job = {"id": 1, "nnodes": nodes, "ntasks": task["tasks"], "spec": spec}
+    outcome.reached = "schedule"
+    if (hasattr(plugin, "validate") and not plugin.validate()) or not plugin.schedule(job):
+        raise FlexError(f"it does not take a job of {nodes} nodes")
+    outcome.reached = "run"
+    try:
+        plugin.run(request_burst=True, nodes=nodes, tasks=task["tasks"])
+        outcome.reached = "end"
+    finally:
+        _remember(plugin, outcome)
+    if not outcome.clusters and not outcome.jobids:
+        raise FlexError("run() has returned, and remembers neither a cluster nor a job")
+
+
+def _undo(task: Mapping[str, Any], _: Path, outcome: _Outcome) -> None:
+    """Take away what the plugin is told that it remembers."""
+    outcome.parameters = task["parameters"]
+    plugin = _made(*_loaded(task["plugin"]), outcome)
+    plugin.clusters = {**dict.fromkeys(task["clusters"], True), **getattr(plugin, "clusters", {})}
+    plugin.jobids = [*task["jobids"]]
+    heard = logging.handlers.BufferingHandler(1 << 20)
+    heard.setLevel(logging.WARNING)
+    logging.getLogger("fluxburst").addHandler(heard)
+    outcome.reached = "cleanup"
+    for name in ("unburst", "cleanup"):
+        getattr(plugin, name, lambda: None)()
+    _remember(plugin, outcome)
+    if left := outcome.clusters or outcome.jobids:
+        raise FlexError(f"it has not ended {', '.join(map(str, left))}")
+    if heard.buffer:
+        raise FlexError(heard.buffer[0].getMessage())
+
+
+def _loaded(name: str) -> tuple[Any, Any]:
+    """The plugin's module and its dataclass."""
+    module = importlib.import_module(name)
+    kind = getattr(module, "BurstParameters", None)
+    return module, kind or importlib.import_module(f"{name}.plugin").BurstParameters
+
+
+def _made(module: Any, kind: Any, outcome: _Outcome) -> Any:
+    outcome.reached = "init"
+    plugin = module.init(kind(**outcome.parameters))
+    plugin.name = module.__name__.removeprefix("fluxburst_")
+    return plugin
+
+
+def _remember(plugin: Any, outcome: _Outcome) -> None:
+    """Note what another process will need."""
+    outcome.parameters = {k: getattr(plugin.params, k) for k in outcome.parameters}
+    outcome.clusters = [str(name) for name in getattr(plugin, "clusters", ())]
+    outcome.jobids = [*getattr(plugin, "jobids", ())]
+
+
+def _checked(task: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters. Raises FlexError for those that the plugin does not have, or lacks, and if
+    it would call its nodes otherwise than the instance does."""
+    for key in task["parameters"]:
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(fields)}"
+            raise FlexError(f"it has no parameter {key!r}: {hint}")
+    parameters: dict[str, Any] = {k: v for k, v in task["defaults"].items() if k in fields}
+    parameters |= task["parameters"]
+    for key in [one for one in fields if one not in parameters]:
+        # Without a default, both are MISSING; and a default would be the same for all bursts.
+        if fields[key].default is fields[key].default_factory or key == "cluster_name":
+            raise FlexError(f"set parameters.{key}{', with {burst} in it' * (key in _APART)}")
+    values = {key: one.default for key, one in fields.items()} | parameters
+    named = task["node_names"].format_map
+    names = [named({**values, "index": k, "number": k + 1}) for k in range(len(task["hosts"]))]
+    if names != task["hosts"]:
+        whose = f"it calls its nodes {', '.join(names)}" if any(names) else "set node_names"
+        raise FlexError(f"{whose}: the list of hosts has {', '.join(task['hosts'])}")
+    return parameters
