@@ -526,6 +526,8 @@ def test_variables_do_not_stand_above_parameters(
     monkeypatch.setenv("FLUXBURST_CLUSTER_NAME", "flux-bursted-cluster")
     provider = site.provider("hangs")
     provider.request(RENTAL)
+    eventually(lambda: bool(site.clusters))
+    assert site.clusters == ["site-gke-0"]
     environment = Path(f"/proc/{site.pid()}/environ").read_bytes()
     assert b"FLUX_FLEX_CHILD=" in environment
     assert b"FLUXBURST_" not in environment
