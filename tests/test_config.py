@@ -79,7 +79,9 @@ def test_a_pipe_is_no_configuration_and_keeps_nobody_waiting(tmp_path: Path) -> 
         load_config(tmp_path / "flex.toml")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file of somebody else's")
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can make a file of somebody else's: run it as root"
+)
 def test_a_file_of_somebody_else_is_not_believed(tmp_path: Path) -> None:
     path = tmp_path / "flex.toml"
     path.write_text("")

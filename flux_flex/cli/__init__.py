@@ -211,6 +211,10 @@ def _add_burst(parser: argparse.ArgumentParser) -> None:
     start.add_argument("--provider", metavar="NAME", help="trust this provider again")
     drain = actions.add_parser("drain", help="let bursts go as soon as their jobs have ended")
     drain.add_argument("burst", nargs="?", metavar="BURST", help="this one; default: all")
+    eksctl = actions.add_parser("eksctl-config", help="print an EKS cluster to review")
+    eksctl.add_argument("--name", required=True, help="of the cluster")
+    eksctl.add_argument("--region", required=True, help="where it is to be")
+    eksctl.add_argument("--zones", required=True, nargs="+", metavar="ZONE", help="two or more")
     reap = actions.add_parser("reap", help="find what is rented and not in the ledger")
     reap.add_argument("--yes", action="store_true", help="release it")
     plain = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -32,6 +33,8 @@ def run(options: argparse.Namespace) -> int:
         return configure(options)
     if options.action == "reap":
         return _reap(options)
+    if options.action == "eksctl-config":
+        return _eksctl_config(options)
     document = _asked(options.action, _payload(options))
     if options.json:
         print_json(document)
@@ -72,6 +75,18 @@ def _reap(options: argparse.Namespace) -> int:
         console().print("nothing is rented that the ledger does not know")
     elif not options.yes:
         console().print("--yes releases them")
+    return 0
+
+
+def _eksctl_config(options: argparse.Namespace) -> int:
+    """Print a cluster for `eksctl create cluster`; nothing is made."""
+    from flux_flex.burst.eksctl import ClusterPlan, eksctl_config, groups_of
+    from flux_flex.cli.burst_site import slots_in, types_of
+    from flux_flex.config import load_config
+
+    site = load_config()
+    plan = ClusterPlan(options.name, options.region, tuple(options.zones))
+    sys.stdout.write(eksctl_config(plan, groups_of(slots_in(site), types_of(site))))
     return 0
 
 

@@ -118,7 +118,7 @@ def open_provider(site: FlexConfig, instance: FluxInstance) -> Provider:
         from flux_flex.burst.providers.eks_config import parse_eks_config
 
         config = parse_eks_config(site.burst.eks)
-        inner, port = _kubernetes(site, instance), site.burst.lead.port
+        inner, port = _kubernetes(site, instance, own_nodes=True), site.burst.lead.port
         return EksProvider(config, types_of(site), inner, instance.identity(), port)
     if name == "fluxburst":
         from flux_flex.burst.providers.fluxburst import FluxBurstProvider, parse_fluxburst_config
@@ -135,11 +135,14 @@ def _broker_toml(site: FlexConfig, instance: FluxInstance) -> str:
     return follower_toml(hosts_of(instance.resources()), lead, burst.local.curve_cert)
 
 
-def _kubernetes(site: FlexConfig, instance: FluxInstance) -> KubernetesProvider:
+def _kubernetes(
+    site: FlexConfig, instance: FluxInstance, *, own_nodes: bool = False
+) -> KubernetesProvider:
     from flux_flex.burst.providers.kubernetes import KubernetesProvider, parse_kubernetes_config
 
     config = parse_kubernetes_config(site.burst.kubernetes)
-    return KubernetesProvider(config, types_of(site), slots_in(site), instance.identity())
+    types, slots, identity = types_of(site), slots_in(site), instance.identity()
+    return KubernetesProvider(config, types, slots, identity, own_nodes=own_nodes)
 
 
 def _rundir(site: FlexConfig, instance: FluxInstance) -> Path:

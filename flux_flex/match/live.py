@@ -29,7 +29,7 @@ from flux_flex.match.matcher import GraphLike, JobspecLike, Match
 from flux_flex.model.graph import NODE, IntArray, ResourceGraph, graph_from_r
 from flux_flex.model.jobspec import Jobspec
 from flux_flex.model.quoting import json_kind, quoted
-from flux_flex.model.rv1 import RankResources, ResourceSet, parse_r
+from flux_flex.model.rv1 import RankResources, ResourceSet, parse_r_at
 
 FLUXION = "sched-fluxion-resource"
 MATCH = f"{FLUXION}.match"
@@ -166,7 +166,7 @@ class LiveMatcher(ABC):
     def _standing(self) -> _Standing:
         """Ask how things stand, and take a graph of it where R is another than before."""
         answer = self._instance.rpc(STATUS, nodeid=0)
-        parts = [_resources(answer.get(key), f"{STATUS}: {key}") for key in _Standing.__slots__]
+        parts = [parse_r_at(answer.get(key), f"{STATUS}: {key}") for key in _Standing.__slots__]
         standing = _Standing(*parts)
         if standing.all != self._known:
             self._graph = graph_from_r(standing.all)
@@ -206,7 +206,7 @@ class LiveFluxion(LiveMatcher):
                 raise
             remedy = "use terms such as status=up or sched-now=allocated, with and, or"
             raise BadInput("no criteria of fluxion", quoted(criteria), remedy) from error
-        return _resources(answer.get("R"), f"{FIND}: R").to_r()
+        return parse_r_at(answer.get("R"), f"{FIND}: R").to_r()
 
     def _asked(self, jobspec: JobspecLike, at: float) -> Jobspec:
         now = self._instance.now()
@@ -369,7 +369,7 @@ class LiveFromR(LiveMatcher):
                 if _errno(error) not in (errno.ENOENT, errno.EPERM):
                     raise
                 continue
-            yield jobid, _resources(answer.get("R"), f"{LOOKUP}: R")
+            yield jobid, parse_r_at(answer.get("R"), f"{LOOKUP}: R")
 
 
 class _Held:
@@ -424,20 +424,10 @@ def _answered_r(value: object) -> ResourceSet:
         what = "the request matches, but fluxion does not say where: R lists cores and gpus only"
         raise FlexError(what, place, "ask for a core in each node, or use engine embedded")
     try:
-        return _resources(json.loads(value), place)
+        return parse_r_at(json.loads(value), place)
     except (ValueError, RecursionError):
         remedy = 'set match-format = "rv1_nosched" or "rv1" in [sched-fluxion-resource]'
         raise FlexError("the answer is no R (RFC 20)", place, remedy) from None
-
-
-def _resources(value: object, place: str) -> ResourceSet:
-    """A parsed R; null stands for no resources."""
-    if value is None:
-        return ResourceSet(())
-    try:
-        return parse_r(value)
-    except BadInput as error:
-        raise error.at(place) from None
 
 
 def _holding(jobs: object) -> list[int]:

@@ -139,6 +139,16 @@ def parse_r(value: object) -> ResourceSet:
     )
 
 
+def parse_r_at(value: object, place: str) -> ResourceSet:
+    """As :func:`parse_r`, where null stands for no resources; errors name the place."""
+    if value is None:
+        return ResourceSet(())
+    try:
+        return parse_r(value)
+    except BadInput as error:
+        raise error.at(place) from None
+
+
 def parse_resource_summary(
     text: str,
 ) -> list[tuple[tuple[int, ...], dict[str, tuple[int, ...]]]]:

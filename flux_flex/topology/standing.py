@@ -21,7 +21,7 @@ from flux_flex.model.idset import parse_idset
 from flux_flex.model.jobid import f58, parse_jobid
 from flux_flex.model.network import NetworkTree, Span
 from flux_flex.model.quoting import json_kind
-from flux_flex.model.rv1 import RankResources, ResourceSet, parse_r
+from flux_flex.model.rv1 import RankResources, ResourceSet, parse_r_at
 
 HostState = Literal["free", "partly", "allocated", "drained", "down"]
 STATES: tuple[HostState, ...] = get_args(HostState)
@@ -115,7 +115,7 @@ def standing_of(instance: Asked) -> Standing:
     """
     answer = instance.rpc(_SCHED_STATUS, nodeid=0)
     known, down, allocated = (
-        _resources(answer.get(key), f"{_SCHED_STATUS}: {key}")
+        parse_r_at(answer.get(key), f"{_SCHED_STATUS}: {key}")
         for key in ("all", "down", "allocated")
     )
     drained = _drained(instance.rpc(_STATUS, nodeid=0).get("drain"))
@@ -156,23 +156,13 @@ def _jobs(instance: Asked) -> dict[str, tuple[int, ...]]:
             if getattr(error, "errno", 0) != errno.EPERM:
                 raise
             continue  # it is not ours to look at
-        for host in _hosts(_resources(resources, place)):
+        for host in _hosts(parse_r_at(resources, place)):
             found.setdefault(host, []).append(job.jobid)
     return {host: tuple(jobids) for host, jobids in found.items()}
 
 
 def _hosts(resources: ResourceSet) -> Iterable[str]:
     return dict.fromkeys(item.host for item in resources.ranks)
-
-
-def _resources(value: object, place: str) -> ResourceSet:
-    """A parsed R; null stands for no resources."""
-    if value is None:
-        return ResourceSet(())
-    try:
-        return parse_r(value)
-    except BadInput as error:
-        raise error.at(place) from None
 
 
 def _drained(value: object) -> set[int]:

@@ -84,7 +84,7 @@ def absence(scheduler: str = EASY) -> str:
         return "flux is not on PATH"
     modules = Path(flux).resolve().parents[1].glob("lib*/**/sched-fluxion-qmanager.so")
     if scheduler is not SIMPLE and not any(modules):
-        return "this Flux has no fluxion"
+        return "this Flux has no fluxion: install flux-sched"
     return ""
 
 

@@ -83,12 +83,18 @@ class Site:
         }
 
     def open(
-        self, identity: str = IDENTITY, slots: Sequence[Slot] | None = None, **changes: Any
+        self,
+        identity: str = IDENTITY,
+        slots: Sequence[Slot] | None = None,
+        own_nodes: bool = False,
+        **changes: Any,
     ) -> KubernetesProvider:
         config = parse_kubernetes_config(self.table | changes)
         kube = open_kube(config.kubeconfig, bounds=QUICK)
         slots = slots_of("small", 2, 4) if slots is None else slots
-        made = KubernetesProvider(config, (TYPE, BIG), slots, identity, client=kube)
+        made = KubernetesProvider(
+            config, (TYPE, BIG), slots, identity, client=kube, own_nodes=own_nodes
+        )
         self.opened.append(made)
         return made
 
@@ -193,6 +199,19 @@ def test_a_burst_is_a_minicluster_and_the_secrets_that_it_owns(site: Site) -> No
         assert secret["metadata"]["ownerReferences"][0]["uid"] == cluster["metadata"]["uid"]
     names = [one["secretName"] for one in cluster["spec"]["containers"][0]["volumes"].values()]
     assert names == ["small-0-curve", "small-0-munge"]
+
+
+@pytest.mark.parametrize("own_nodes", [True, False])
+def test_pods_keep_to_the_nodes_of_their_burst_where_it_has_its_own(
+    site: Site, own_nodes: bool
+) -> None:
+    site.open(own_nodes=own_nodes).request(RENTAL)
+    cluster = site.server.get("miniclusters", NS, RENTAL.burst)
+    assert cluster is not None
+    wanted = {"node.kubernetes.io/instance-type": RENTAL.type}
+    if own_nodes:
+        wanted |= {"flux-flex.io/burst": RENTAL.burst, "flux-flex.io/instance": IDENTITY}
+    assert cluster["spec"]["pod"]["nodeSelector"] == wanted
 
 
 def test_asked_again_it_changes_nothing(site: Site) -> None:

@@ -481,7 +481,7 @@ class RealLead:
 @pytest.fixture
 def lead(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RealLead]:
     if not shutil.which("flux"):
-        pytest.skip("no flux on PATH")
+        pytest.skip("flux is not on PATH: install Flux, or add its bin to PATH")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -400,7 +400,9 @@ def test_broker_config_survives_the_operators_here_document() -> None:
 
 
 @pytest.mark.flux
-@pytest.mark.skipif(not shutil.which("flux"), reason="no flux on PATH")
+@pytest.mark.skipif(
+    not shutil.which("flux"), reason="flux is not on PATH: install Flux, or add its bin to PATH"
+)
 def test_brokers_with_this_config_join_a_real_lead(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

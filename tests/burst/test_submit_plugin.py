@@ -16,7 +16,10 @@ PLUGINS = ROOT / "etc" / "flux" / "plugins"
 
 pytestmark = [
     pytest.mark.flux,
-    pytest.mark.skipif(shutil.which("flux") is None, reason="flux is not on PATH"),
+    pytest.mark.skipif(
+        shutil.which("flux") is None,
+        reason="flux is not on PATH: install Flux, or add its bin to PATH",
+    ),
 ]
 
 

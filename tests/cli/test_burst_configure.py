@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flux_flex.burst.bootstrap import hosts_of
+from flux_flex.cli import main
 from flux_flex.cli.burst_configure import configure
 from flux_flex.errors import BadInput
 from flux_flex.model.rv1 import RankResources, ResourceSet, parse_r
@@ -143,3 +145,13 @@ def test_an_r_that_is_none_is_told_with_its_file(out: Path) -> None:
     (out.parent / "bad.json").write_text("{}")
     assert refused(out, "bad.json").where.startswith(str(out.parent / "bad.json"))
     assert refused(out, "none.json").where.startswith(str(out.parent / "none.json"))
+
+
+def test_a_cluster_to_review_is_printed_with_a_group_for_each_type(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--name", "hpc", "--region", "us-east-2", "--zones", "us-east-2a", "us-east-2b"]
+    assert main(["burst", "eksctl-config", *argv]) == 0
+    document = yaml.safe_load(capsys.readouterr().out)
+    assert document["metadata"] == {"name": "hpc", "region": "us-east-2"}
+    assert "hpc7a.12xlarge" in {group["instanceType"] for group in document["managedNodeGroups"]}

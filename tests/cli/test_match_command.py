@@ -241,7 +241,9 @@ def test_without_a_graph_and_an_instance_the_way_out_is_told(
 
 
 @pytest.mark.flux
-@pytest.mark.skipif(shutil.which("flux") is None, reason="no flux on PATH")
+@pytest.mark.skipif(
+    shutil.which("flux") is None, reason="flux is not on PATH: install Flux, or add its bin to PATH"
+)
 def test_inside_an_instance_the_instance_is_asked(tmp_path: Path) -> None:
     words = [
         *(

@@ -445,7 +445,7 @@ def test_reader_that_leaves_early_is_no_error(options: list[str]) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full: run it on Linux")
 def test_output_that_is_full_is_told_and_no_traceback() -> None:
     with open("/dev/full", "w") as full:
         argv = [COMMAND, "plan", str(EXAMPLE), "--json"]

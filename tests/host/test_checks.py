@@ -1183,7 +1183,10 @@ def test_question_that_nobody_knows_is_an_error_and_no_traceback(clean: dict[str
 
 # -- a real Flux -----------------------------------------------------------------------------------
 
-needs_flux = pytest.mark.skipif(Machine().which("flux") is None, reason="no flux on PATH")
+needs_flux = pytest.mark.skipif(
+    Machine().which("flux") is None,
+    reason="flux is not on PATH: install Flux, or add its bin to PATH",
+)
 
 
 @pytest.mark.flux

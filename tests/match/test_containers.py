@@ -28,7 +28,12 @@ JOBSPECS = ("one-container", "two-containers", "shared")
 FLUXION = pytest.param(
     FluxionMatcher,
     id="fluxion",
-    marks=[pytest.mark.flux, pytest.mark.skipif(bool(ABSENCE), reason=ABSENCE)],
+    marks=[
+        pytest.mark.flux,
+        pytest.mark.skipif(
+            bool(ABSENCE), reason=f"{ABSENCE}: name libreapi_cli.so in FLUX_FLEX_LIBREAPI"
+        ),
+    ],
 )
 ENGINES = pytest.mark.parametrize("engine", [pytest.param(EmbeddedMatcher, id="embedded"), FLUXION])
 
@@ -360,7 +365,7 @@ def test_reservations_are_never_of_what_is_held_by_another_path(
 
 
 @pytest.mark.flux
-@pytest.mark.skipif(bool(ABSENCE), reason=ABSENCE)
+@pytest.mark.skipif(bool(ABSENCE), reason=f"{ABSENCE}: name libreapi_cli.so in FLUX_FLEX_LIBREAPI")
 @settings(max_examples=25, deadline=None)
 @given(graphs, st.lists(requests, max_size=4))
 def test_fluxion_gives_nothing_twice(graph: ResourceGraph, asked: list[dict[str, Any]]) -> None:

@@ -29,7 +29,12 @@ from flux_flex.model.rv1 import RankResources, ResourceSet
 GOLDEN = Path(__file__).parents[1] / "golden" / "fluxion-matches.jsonl.gz"
 
 
-pytestmark = [pytest.mark.flux, pytest.mark.skipif(bool(ABSENCE), reason=ABSENCE)]
+pytestmark = [
+    pytest.mark.flux,
+    pytest.mark.skipif(
+        bool(ABSENCE), reason=f"{ABSENCE}: name libreapi_cli.so in FLUX_FLEX_LIBREAPI"
+    ),
+]
 
 
 def sockets(nodes: int = 2) -> ResourceGraph:
@@ -90,7 +95,9 @@ def replayed(matcher: FluxionMatcher, op: dict[str, Any], jobids: dict[int, int]
             "vertices": vertices}  # fmt: skip
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason="no tests/golden/fluxion-matches.jsonl.gz")
+@pytest.mark.skipif(
+    not GOLDEN.exists(), reason="no tests/golden/fluxion-matches.jsonl.gz: check the clone"
+)
 def test_what_was_recorded_is_answered_again() -> None:
     different = []
     for case in recorded():

@@ -610,7 +610,7 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     line = next((x for x in done.stdout.splitlines() if x.startswith("SEEN ")), None)
     assert line, done.stdout + done.stderr
     if request.param == "fluxion" and "LiveFluxion" not in line:
-        pytest.skip("this Flux has no fluxion")
+        pytest.skip("this Flux has no fluxion: install flux-sched")
     return {**json.loads(line[5:]), "scheduler": request.param}
 
 

@@ -387,7 +387,7 @@ def test_broker_starts_and_stops_though_flux_or_the_place_is_missing(
     assert rc(installed, nested, number, flux="/nonexistent").returncode == 0
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away: run it as root")
 def test_directory_or_link_of_another_user_is_not_believed(installed: Site, nested: Path) -> None:
     outer = nested / "usernetes-ƒxyz"
     os.chown(outer, 65534, 65534)
@@ -399,7 +399,7 @@ def test_directory_or_link_of_another_user_is_not_believed(installed: Site, nest
     assert (rc(installed, nested).returncode, set(links(nested))) == (0, {outer.name})
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away: run it as root")
 def test_link_of_another_user_is_not_removed(installed: Site, nested: Path) -> None:
     rc(installed, nested)
     os.chown(nested / "usernetes-ƒabc", 65534, 65534, follow_symlinks=False)

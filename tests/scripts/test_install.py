@@ -359,7 +359,9 @@ def test_python_is_looked_for_in_the_checkout_after_the_variable(site: Site) -> 
     assert f"flux-flex of {own}, " in site.install("--dry-run").stdout
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root installs what root will run")
+@pytest.mark.skipif(
+    os.getuid() != 0, reason="only root installs what root will run: run it as root"
+)
 def test_root_refuses_a_python_that_others_can_change(site: Site) -> None:
     shared = site.root / "shared"
     shared.mkdir()
@@ -380,7 +382,7 @@ def test_checkout_that_lacks_a_file_installs_nothing(site: Site) -> None:
     assert not site.system.exists()
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere: run it as another user")
 def test_directory_that_may_not_be_written_is_named(site: Site) -> None:
     site.prefix.mkdir()
     site.prefix.chmod(0o555)

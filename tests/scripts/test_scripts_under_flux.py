@@ -15,7 +15,10 @@ from site_help import Site, real_flux_environment, write_program
 
 pytestmark = [
     pytest.mark.flux,
-    pytest.mark.skipif(shutil.which("flux") is None, reason="no flux on PATH"),
+    pytest.mark.skipif(
+        shutil.which("flux") is None,
+        reason="flux is not on PATH: install Flux, or add its bin to PATH",
+    ),
 ]
 
 
@@ -165,7 +168,7 @@ def test_without_flux_flex_the_validator_refuses_only_jobs_that_ask(installed: S
     assert done.stderr.count("job validator does not load: ModuleNotFoundError") == 2
 
 
-@pytest.mark.skipif(shutil.which("jq") is None, reason="no jq on PATH")
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not on PATH: install jq")
 def test_prolog_costs_a_job_that_does_not_ask_two_fifths_of_the_known_one(installed: Site) -> None:
     known = installed.root / "known"
     lookup = "flux job info $FLUX_JOB_ID jobspec | jq -r .attributes.user.usernetes"

@@ -59,6 +59,11 @@ ENGINES = [
     "embedded",
     pytest.param(
         "fluxion",
-        marks=[pytest.mark.flux, pytest.mark.skipif(bool(ABSENCE), reason=ABSENCE or "present")],
+        marks=[
+            pytest.mark.flux,
+            pytest.mark.skipif(
+                bool(ABSENCE), reason=f"{ABSENCE}: name libreapi_cli.so in FLUX_FLEX_LIBREAPI"
+            ),
+        ],
     ),
 ]

@@ -287,7 +287,7 @@ def test_the_same_epilog_twice_and_twice_at_once(site: DockerSite) -> None:
     assert site.epilogs(JOBID, 1) == [0]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk: run it as root")
 def test_a_disk_that_is_full_fails_the_job_and_leaves_nothing(site: DockerSite) -> None:
     small = site.host("n0") / "tmp"
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=1777", "tmpfs", small], check=True)
@@ -390,7 +390,7 @@ class Daemon:
             self.process.wait(60)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run an engine to kill")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run an engine to kill: run it as root")
 def test_an_engine_killed_and_restarted_between_prolog_and_epilog(
     site: DockerSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,10 @@ from usernetes_site import PAPER, ROOT, topology_of, trusted
 
 pytestmark = [
     pytest.mark.flux,
-    pytest.mark.skipif(shutil.which("flux") is None, reason="flux is not on PATH"),
+    pytest.mark.skipif(
+        shutil.which("flux") is None,
+        reason="flux is not on PATH: install Flux, or add its bin to PATH",
+    ),
 ]
 
 ASK = "--setattr=attributes.user.usernetes=yes"

@@ -44,7 +44,9 @@ SOMEBODY = pwd.getpwnam("daemon").pw_uid
 OWNER = SOMEBODY if IS_ROOT else os.geteuid()
 TOKEN = "abcdef.0123456789abcdef"
 
-needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root can act as two users")
+needs_root = pytest.mark.skipif(
+    not IS_ROOT, reason="only root can act as two users: run it as root"
+)
 
 # What somebody may write where a word is expected; each would leave `canary` if it were run.
 HOSTILE = (

@@ -20,7 +20,10 @@ from usernetes_site import ROOT, STANDIN, trusted
 pytestmark = [
     pytest.mark.flux,
     pytest.mark.docker,
-    pytest.mark.skipif(shutil.which("flux") is None, reason="flux is not on PATH"),
+    pytest.mark.skipif(
+        shutil.which("flux") is None,
+        reason="flux is not on PATH: install Flux, or add its bin to PATH",
+    ),
     pytest.mark.skipif(
         shutil.which("docker-compose") is None or not Path("/bin/busybox").exists(),
         reason="needs docker-compose and a static busybox",

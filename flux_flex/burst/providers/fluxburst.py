@@ -8,13 +8,13 @@
 A plugin prompts, prints, exits, waits for ever, and has what it knows in memory. So each of its
 calls is made in a process of its own, which outlives us, and what it knows is kept on disk::
 
-    RUNDIR/gke-0/rental.json            # what was asked for
-                /leaving  /gone         # since release was called; since nothing is left
-                /work/                  # where the plugin finds itself
-                /run/                   # the process that rents, and /undo/ the one that takes away
-                    /task.json  /session.json   # what to do, and which process it is
-                    /began              # from before the plugin gets hold of that process
-                    /outcome.json  /plugin.log  # what became of it, and what it printed
+    RUNDIR/BURST: rental.json           # what was asked for
+                  leaving, gone         # since release was called; since nothing is left
+                  work                  # the folder in which the plugin finds itself
+                  run, undo             # the process that rents, and the one that takes away
+                    task.json, session.json   # what to do, and which process it is
+                    began               # from before the plugin gets hold of that process
+                    outcome.json, plugin.log  # what became of it, and what it printed
 
 What the interface of flux-burst (0.0.15) leaves open:
 

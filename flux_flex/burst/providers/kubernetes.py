@@ -131,6 +131,7 @@ class KubernetesProvider:
 
     slots      all slots of the instance's list of hosts, in its order
     identity   what tells this instance's objects from others': a label value
+    own_nodes  whether each burst has nodes of its own, which carry its labels
     on_change  called in another thread when the cluster has told something new
 
     Raises BadInput for what no manifest can be made from, and for secrets that others can read.
@@ -138,7 +139,7 @@ class KubernetesProvider:
 
     def __init__(
         self, config: KubernetesConfig, types: Sequence[NodeType], slots: Sequence[Slot],
-        identity: str, client: Kube | None = None,
+        identity: str, client: Kube | None = None, *, own_nodes: bool = False,
     ) -> None:  # fmt: skip
         if not _LABEL_VALUE.fullmatch(identity):
             raise BadInput(
@@ -149,6 +150,7 @@ class KubernetesProvider:
         self._own_hosts = _own_hosts(config.lead, slots)
         self._slots = tuple(BurstSlot(slot.name, slot.nodes) for slot in slots)
         self._identity = identity
+        self._own_nodes = own_nodes
         check_options(self._options("none", config.lead.address or "none", config.lead.port))
         for path in filter(None, (config.curve_cert, config.munge_key)):
             read_secret(path)
@@ -211,6 +213,10 @@ class KubernetesProvider:
         )
         for labels in (manifest["metadata"]["labels"], manifest["spec"]["pod"]["labels"]):
             labels[INSTANCE_LABEL] = self._identity
+        if self._own_nodes:
+            # Else its pods may sit on another burst's nodes, and die with that.
+            chosen = {BURST_LABEL: rental.burst, INSTANCE_LABEL: self._identity}
+            manifest["spec"]["pod"]["nodeSelector"].update(chosen)
         return manifest
 
     def _options(self, burst: str, address: str, port: int) -> MiniClusterOptions:
