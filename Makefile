@@ -10,7 +10,7 @@ OUT ?= burst-plan
 # Files of tests at a time.
 JOBS ?= 2
 
-.PHONY: run test test-docker test-flux lint clean
+.PHONY: run test test-docker test-flux test-kube lint clean
 
 run: $(VENV)/.installed
 	$(BIN)/flux-flex simulate $(SCENARIO) --out $(OUT) --svg $(OUT)/timeline.svg
@@ -25,6 +25,10 @@ test-docker: $(VENV)/.installed-test
 # Against a real Flux, where `flux` is on PATH; what also needs an engine says so.
 test-flux: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --no-cov -rs -m flux
+
+# Against a real kube-apiserver with its etcd, found by KUBEBUILDER_ASSETS or on PATH.
+test-kube: $(VENV)/.installed-test
+	$(BIN)/python -m pytest --no-cov -rs -m kube
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
