@@ -21,7 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ class Coming:
 class FakeHosts(FluxInstance):
     """Flux does not drain fake hosts, which have no brokers; it is asked who is drained instead."""
 
-    def drain(self, rank: int, reason: str) -> None:  # noqa: ARG002
+    def drain(self, ranks: Collection[int], reason: str) -> None:  # noqa: ARG002
         self.drained()
 
 

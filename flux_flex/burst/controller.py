@@ -344,16 +344,18 @@ class Controller:
     def _drain(self, entry: Entry, drained: Mapping[int, str], reason: str) -> None:
         """Drain its ranks for a reason of ours. What others drained keeps their reason."""
         replaced = {KEPT, REASON} - {reason}
-        for rank in self._ranks(entry):
-            if rank not in drained or drained[rank] in replaced:
-                self.instance.drain(rank, reason)
+        ranks = [
+            rank for rank in self._ranks(entry) if rank not in drained or drained[rank] in replaced
+        ]
+        if ranks:
+            self.instance.drain(ranks, reason)
 
     def _undrain(self, entry: Entry) -> None:
         """Undrain its ranks. What others drained stays so."""
         drained = self.instance.drained()
-        for rank in self._ranks(entry):
-            if drained.get(rank) in (KEPT, REASON):
-                self.instance.undrain(rank)
+        ranks = [rank for rank in self._ranks(entry) if drained.get(rank) in (KEPT, REASON)]
+        if ranks:
+            self.instance.undrain(ranks)
 
     def _let_go(self, jobs: Sequence[int], queue: Queue) -> None:
         """Jobs that were submitted held wait for the scheduler from now on."""

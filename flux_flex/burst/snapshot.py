@@ -9,7 +9,7 @@ costs one listing of jobs however long they have been waiting.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from flux_flex.burst.catalog import NodeType
@@ -87,10 +87,12 @@ def read_queue(instance: Instance, known: Known, *, depth: int, queue: str = "")
     )
     pending: list[PendingJob] = []
     held: set[int] = set()
-    for job in waiting:
+    for place, job in enumerate(waiting):
         if len(pending) >= depth:
             break
-        spec = _jobspec(instance, job, known)
+        if job.jobid not in known.jobspecs:
+            _learn(instance, waiting[place : place + depth], known)
+        spec = known.jobspecs[job.jobid]
         if spec is None or (job.urgency == 0 and not is_held_for_us(spec)):
             continue  # held by a person
         if job.urgency == 0:
@@ -100,14 +102,13 @@ def read_queue(instance: Instance, known: Known, *, depth: int, queue: str = "")
         pending.append(
             PendingJob(job.jobid, spec, job.user, _priority(job), job.t_submit, job.t_estimate)
         )
-    running = [one for job in jobs.values() if (one := _running(instance, job, known))]
     return Queue(
         now_s=instance.now(),
         resources=parse_r(instance.resources()),
         down=frozenset(instance.down()),
         drained=instance.drained(),
         jobs=jobs,
-        running=tuple(running),
+        running=_running(instance, jobs.values(), known),
         pending=tuple(pending),
         held=frozenset(held),
     )
@@ -181,30 +182,32 @@ def _hold(
         return  # it ended between two answers, and somebody else is there
 
 
-def _running(instance: Instance, job: JobInfo, known: Known) -> Running | None:
-    if job.state is not JobState.RUN:
-        return None
-    found = known.running.get(job.jobid)
-    if found is None:
-        try:
-            resources = parse_r(instance.allocation(job.jobid))
-        except FlexError:
-            return None
-        spec = _jobspec(instance, job, known)
+def _running(instance: Instance, jobs: Iterable[JobInfo], known: Known) -> tuple[Running, ...]:
+    """Those of the jobs that run and have an R."""
+    running = {job.jobid: job for job in jobs if job.state is JobState.RUN}
+    new = instance.allocations([job for job in running if job not in known.running])
+    for jobid, R in new.items():
+        job, resources = running[jobid], parse_r(R)
         start_s = job.t_run or instance.now()
-        limit_s = spec.duration_s if spec is not None else 0.0
-        end_s = resources.expiration or (start_s + limit_s if limit_s else 0.0)
-        found = known.running[job.jobid] = Running(job.jobid, resources, start_s, end_s)
-    return found
+        end_s = resources.expiration
+        if not end_s:
+            _learn(instance, [job], known)
+            spec = known.jobspecs[jobid]
+            limit_s = spec.duration_s if spec is not None else 0.0
+            end_s = start_s + limit_s if limit_s else 0.0
+        known.running[jobid] = Running(jobid, resources, start_s, end_s)
+    return tuple(known.running[jobid] for jobid in running if jobid in known.running)
 
 
-def _jobspec(instance: Instance, job: JobInfo, known: Known) -> Jobspec | None:
-    if job.jobid not in known.jobspecs:
+def _learn(instance: Instance, jobs: Iterable[JobInfo], known: Known) -> None:
+    """Read the jobspecs of jobs that are not known yet; None for one that makes no sense."""
+    new = [job.jobid for job in jobs if job.jobid not in known.jobspecs]
+    found = instance.jobspecs(new)
+    for jobid in new:
         try:
-            known.jobspecs[job.jobid] = parse_jobspec(instance.jobspec(job.jobid))
+            known.jobspecs[jobid] = parse_jobspec(found[jobid]) if jobid in found else None
         except FlexError:
-            known.jobspecs[job.jobid] = None
-    return known.jobspecs[job.jobid]
+            known.jobspecs[jobid] = None
 
 
 def _priority(job: JobInfo) -> int:

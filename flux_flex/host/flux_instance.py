@@ -37,7 +37,7 @@ from flux_flex.host.flux_answers import (
 from flux_flex.host.flux_bindings import bindings
 from flux_flex.host.flux_eventlog import Watch, append, lookup
 from flux_flex.host.instance import Event, EventStream, JobInfo, JobState
-from flux_flex.model.idset import parse_idset
+from flux_flex.model.idset import format_idset, parse_idset
 from flux_flex.model.jobid import f58
 from flux_flex.model.quoting import quoted
 from flux_flex.model.rv1 import parse_r
@@ -173,6 +173,22 @@ class FluxInstance:
     def allocation(self, jobid: int) -> Mapping[str, object]:
         return _checked_r(self._lookup(jobid, "R"), f"job {f58(jobid)}: R")
 
+    def jobspecs(self, jobids: Collection[int]) -> Mapping[int, Mapping[str, object]]:
+        return {
+            jobid: found
+            for jobid, found in self._look_up_all(jobids, "jobspec")
+            if isinstance(found, Mapping)
+        }
+
+    def allocations(self, jobids: Collection[int]) -> Mapping[int, Mapping[str, object]]:
+        found: dict[int, Mapping[str, object]] = {}
+        for jobid, value in self._look_up_all(jobids, "R"):
+            try:
+                found[jobid] = _checked_r(value, f"job {f58(jobid)}: R")
+            except FlexError:
+                continue
+        return found
+
     def eventlog(self, jobid: int) -> Sequence[Event]:
         place = f"job {f58(jobid)}: eventlog"
         text = checked_text(self._lookup(jobid, "eventlog"), place)
@@ -255,20 +271,23 @@ class FluxInstance:
         except RpcError as error:
             raise unknown(error, f"job {f58(jobid)}", "use the id of an active job") from error
 
-    def drain(self, rank: int, reason: str) -> None:
-        """Keep new jobs from a rank. A rank that is drained already gets the new reason."""
-        payload = {"targets": str(rank), "reason": reason, "mode": "overwrite"}
+    def drain(self, ranks: Collection[int], reason: str) -> None:
+        """Keep new jobs from ranks. Those that are drained already get the new reason."""
+        targets = format_idset(ranks)
+        payload = {"targets": targets, "reason": reason, "mode": "overwrite"}
         try:
             self.rpc("resource.drain", payload, nodeid=0)
         except RpcError as error:
-            raise unknown(error, f"rank {rank}", "use a rank of `flux resource list`") from error
+            remedy = "use ranks of `flux resource list`"
+            raise unknown(error, f"rank {targets}", remedy) from error
 
-    def undrain(self, rank: int) -> None:
-        """Let jobs onto a rank again. Raises BadInput where it is not drained."""
+    def undrain(self, ranks: Collection[int]) -> None:
+        """Let jobs onto ranks again. Raises BadInput where one of them is not drained."""
+        targets = format_idset(ranks)
         try:
-            self.rpc("resource.undrain", {"targets": str(rank)}, nodeid=0)
+            self.rpc("resource.undrain", {"targets": targets}, nodeid=0)
         except RpcError as error:
-            raise unknown(error, f"rank {rank}", "undrain what is drained") from error
+            raise unknown(error, f"rank {targets}", "undrain what is drained") from error
 
     def down(self) -> Collection[int]:
         status = self.rpc("resource.status", nodeid=0)
@@ -296,15 +315,30 @@ class FluxInstance:
 
     def _lookup(self, jobid: int, key: str) -> object:
         """What job-info has of a job, under the key of its KVS directory (RFC 16)."""
-        flags = 0 if key == "eventlog" else _LOOKUP_DECODED_AND_CURRENT
         try:
-            answer = self.rpc("job-info.lookup", {"id": jobid, "keys": [key], "flags": flags})
+            answer = self.rpc("job-info.lookup", _lookup_of(jobid, key))
         except RpcError as error:
             remedy = "use an id of `flux jobs -a`"
             if key == "R":
                 remedy += "; R is there once the job runs"
             raise unknown(error, f"job {f58(jobid)}", remedy) from error
         return answer.get(key)
+
+    def _look_up_all(self, jobids: Collection[int], key: str) -> Iterator[tuple[int, object]]:
+        """The same for many jobs, all asked before the first answer is waited for. Those that
+        are not there, and answers that are no JSON, are left out."""
+        topic = "job-info.lookup"
+        asked = [(jobid, self._handle.rpc(topic, _lookup_of(jobid, key))) for jobid in jobids]
+        for jobid, future in asked:
+            try:
+                answer = future.wait_for(self._deadline_s).get()
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.EINVAL):
+                    continue
+                raise refused(error, topic) from error
+            except (ValueError, RecursionError):
+                continue
+            yield jobid, checked_mapping(answer, topic).get(key)
 
 
 def enclosing_instance() -> FluxInstance | None:
@@ -319,6 +353,12 @@ def enclosing_instance() -> FluxInstance | None:
         return FluxInstance()
     except FlexError:
         return None
+
+
+def _lookup_of(jobid: int, key: str) -> dict[str, object]:
+    """What job-info.lookup is asked for one key of a job."""
+    flags = 0 if key == "eventlog" else _LOOKUP_DECODED_AND_CURRENT
+    return {"id": jobid, "keys": [key], "flags": flags}
 
 
 def _check_key(key: str) -> None:

@@ -77,6 +77,14 @@ class Instance(Protocol):
         """R of a job that runs or ran."""
         ...
 
+    def jobspecs(self, jobids: Collection[int]) -> Mapping[int, Mapping[str, object]]:
+        """The jobspecs of many jobs by id, without those of jobs that are not there any more."""
+        ...
+
+    def allocations(self, jobids: Collection[int]) -> Mapping[int, Mapping[str, object]]:
+        """R of many jobs by id, without those that have none, or none that makes sense."""
+        ...
+
     def eventlog(self, jobid: int) -> Sequence[Event]:
         """The job's primary eventlog (RFC 21)."""
         ...
@@ -113,11 +121,13 @@ class Instance(Protocol):
         """Post a fatal exception (RFC 21) on a job: it does not start, or it ends."""
         ...
 
-    def drain(self, rank: int, reason: str) -> None:
-        """Keep new jobs from a rank."""
+    def drain(self, ranks: Collection[int], reason: str) -> None:
+        """Keep new jobs from ranks. Those that are drained already get the new reason."""
         ...
 
-    def undrain(self, rank: int) -> None: ...
+    def undrain(self, ranks: Collection[int]) -> None:
+        """Let jobs onto ranks again. Raises BadInput where one of them is not drained."""
+        ...
 
     def down(self) -> Collection[int]:
         """Ranks whose brokers are not there."""

@@ -80,6 +80,13 @@ class MemoryInstance:
             raise BadInput(f"job {jobid} has no R yet", "", "ask again once it runs")
         return allocation
 
+    def jobspecs(self, jobids: Collection[int]) -> Mapping[int, Mapping[str, object]]:
+        return {job: self._jobs[job].jobspec for job in jobids if job in self._jobs}
+
+    def allocations(self, jobids: Collection[int]) -> Mapping[int, Mapping[str, object]]:
+        jobs = [(jobid, self._jobs[jobid]) for jobid in jobids if jobid in self._jobs]
+        return {jobid: job.allocation for jobid, job in jobs if job.allocation is not None}
+
     def eventlog(self, jobid: int) -> Sequence[Event]:
         return tuple(self._job(jobid).eventlog)
 
@@ -141,12 +148,15 @@ class MemoryInstance:
         job = self._job(jobid)
         self._post(job, "exception", {"type": kind, "severity": 0, "note": note})
 
-    def drain(self, rank: int, reason: str) -> None:
-        self._drained[rank] = reason
+    def drain(self, ranks: Collection[int], reason: str) -> None:
+        self._drained.update(dict.fromkeys(ranks, reason))
 
-    def undrain(self, rank: int) -> None:
-        if self._drained.pop(rank, None) is None:
-            raise BadInput(f"rank {rank} is not drained", "", "undrain what is drained")
+    def undrain(self, ranks: Collection[int]) -> None:
+        for rank in ranks:
+            if rank not in self._drained:
+                raise BadInput(f"rank {rank} is not drained", "", "undrain what is drained")
+        for rank in ranks:
+            del self._drained[rank]
 
     def down(self) -> Collection[int]:
         return frozenset(self._down)

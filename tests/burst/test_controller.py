@@ -270,7 +270,7 @@ def test_nodes_that_somebody_else_drained_stay_drained() -> None:
     world.submit(4, duration_s=60)
     world.run(BOOT_S + 120)
     rank = world.ranks["small-0-1"]
-    world.instance.drain(rank, "broken fan")
+    world.instance.drain([rank], "broken fan")
     world.run(3600, until=lambda: world.over)
     assert world.instance.drained() == {rank: "broken fan"}
 

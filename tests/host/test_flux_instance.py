@@ -371,18 +371,18 @@ def test_drain_overwrites_the_reason_and_undrain_wants_a_drained_rank(
     flux: FakeFlux, instance: FluxInstance
 ) -> None:
     flux.answers.update({"resource.drain": None, "resource.undrain": None})
-    instance.drain(3, "burst over")
-    instance.undrain(3)
+    instance.drain([3], "burst over")
+    instance.undrain([3])
     assert flux.asked == [
         ("resource.drain", {"targets": "3", "reason": "burst over", "mode": "overwrite"}, 0),
         ("resource.undrain", {"targets": "3"}, 0),
     ]
     flux.answers["resource.drain"] = OSError(errno.EINVAL, "idset is out of range")
     with pytest.raises(BadInput, match="rank 77"):
-        instance.drain(77, "x")
+        instance.drain([77], "x")
     flux.answers["resource.undrain"] = OSError(errno.EEXIST, "rank 1 not drained")
     with pytest.raises(BadInput, match="not drained"):
-        instance.undrain(1)
+        instance.undrain([1])
 
 
 def test_drained_ranks_have_their_reasons(flux: FakeFlux, instance: FluxInstance) -> None:
@@ -453,13 +453,13 @@ seen["kvs"] = instance.kvs_get("flex.a")
 refused("kvs_dir", instance.kvs_get, "flex")
 instance.kvs_put("flex", None)
 refused("kvs_gone", instance.kvs_get, "flex.a")
-instance.drain(0, "first")
-instance.drain(0, "second")
+instance.drain([0], "first")
+instance.drain([0], "second")
 seen["drained"] = list(instance.drained().items())
-instance.undrain(0)
+instance.undrain([0])
 seen["undrained"] = list(instance.drained().items())
-refused("undrain", instance.undrain, 0)
-refused("drain", instance.drain, 77, "x")
+refused("undrain", instance.undrain, [0])
+refused("drain", instance.drain, [77], "x")
 refused("no_R", instance.allocation, second)
 refused("no_job", instance.jobspec, 5)
 refused("no_memo", instance.memo, 5, {"a": 1})

@@ -187,13 +187,13 @@ def test_key_with_an_empty_word_is_refused(key: str) -> None:
 
 def test_ranks_are_drained_with_a_reason_and_undrained_once() -> None:
     instance = MemoryInstance(R)
-    instance.drain(3, "disk")
-    instance.drain(3, "disk, again")
+    instance.drain([3], "disk")
+    instance.drain([3], "disk, again")
     assert instance.drained() == {3: "disk, again"}
-    instance.undrain(3)
+    instance.undrain([3])
     assert instance.drained() == {}
     with pytest.raises(BadInput, match="rank 3 is not drained"):
-        instance.undrain(3)
+        instance.undrain([3])
 
 
 def test_job_directory_in_the_kvs_is_that_of_rfc_16() -> None:

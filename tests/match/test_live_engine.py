@@ -563,7 +563,7 @@ say("full_impossible", matcher.allocate, nodes(99))
 say("full_found", lambda: len(parse_r(matcher.find("sched-now=allocated")).ranks))
 flux.job.cancel(flux.Flux(), jobid)
 until("clean", jobid)
-instance.drain(0, "test")
+instance.drain([0], "test")
 deadline = time.monotonic() + 20
 while time.monotonic() < deadline:  # the scheduler hears of it a moment later
     say("drained", matcher.allocate, nodes(nnodes - 1))
