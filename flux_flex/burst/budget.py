@@ -51,12 +51,12 @@ class Purse:
         ranks = self._ranks.get(entry.burst, ())
         ends_s = (job.end_s or math.inf for job in queue.running if _is_on(job, ranks))
         end_s = max(ends_s, default=now_s)
-        if entry.state in (State.INTENDED, State.ASKED):
-            own = (job for job in entry.jobs if job in queue.jobs)
-            end_s = max(entry.boot_by_s, now_s) + self._longest_s(own)
-        elif opened:
+        if opened:
             # The scheduler may take any job that waits.
             end_s = max(end_s, now_s + self._longest_s(job.jobid for job in queue.pending))
+        elif entry.state in (State.INTENDED, State.ASKED):
+            own = (job for job in entry.jobs if job in queue.jobs)
+            end_s = max(entry.boot_by_s, now_s) + self._longest_s(own)
         left_s = max(end_s, now_s) - now_s + self._config.idle_timeout + self._config.release
         return entry.cost_per_hour_usd * left_s / 3600
 

@@ -192,6 +192,17 @@ def test_a_budget_defers_what_it_does_not_cover() -> None:
     assert world.verdict(job).startswith("deferred: the budget of $1.00")
 
 
+def test_nodes_that_come_up_are_not_opened_to_a_longer_job_that_the_budget_does_not_cover() -> None:
+    world = World(limits=Limits(budget=20.0, period=86400.0))
+    spec = job_of(5, duration_s=7200)
+    spec["attributes"]["system"]["burstable"] = False
+    longer = world.instance.submit(spec, urgency=20)
+    world.submit(4)
+    world.run(3600, until=lambda: not world.provider.rented and world.provider.rents > 0)
+    assert world.provider.rents == 1
+    assert world.state(longer) is JobState.SCHED
+
+
 def test_nothing_is_rented_out_of_hours() -> None:
     # It is 13:46 UTC.
     world = World(hours=(15 * 60, 6 * 60))
