@@ -140,6 +140,14 @@ class Controller:
             self.ledger.note("leave", burst, reason=reason)
             self._drain(entry, self.instance.drained(), REASON)
 
+    def retire(self, reason: str) -> None:
+        """Let all bursts go, and take away at once what nothing runs on. What runs may end; the
+        next controller takes those away. Raises FlexError."""
+        self.deciding = False
+        for burst in [*self.ledger.book.bursts]:
+            self.let_go(burst, reason)
+        self.step()
+
     # -- what providers say ------------------------------------------------------------------------
 
     def _look(self) -> None:
@@ -239,8 +247,8 @@ class Controller:
         elif not self._is_wanted(entry, queue):
             self._release(entry, "no job waits for it any more")
         elif seen is not None and seen.phase is Phase.FAILED:
-            if seen.no_capacity:
-                self._set_aside(entry)
+            # Without capacity, or in a way that would fail again at once.
+            self._set_aside(entry)
             self._release(entry, seen.reason or "the provider failed")
         elif queue.now_s >= entry.boot_by_s and self._is_enough(entry, queue):
             self.ledger.note("up", entry.burst, reason="some nodes did not come up")
@@ -261,7 +269,9 @@ class Controller:
         since_s = self._idle_since.setdefault(entry.burst, queue.now_s)
         if queue.now_s - since_s >= self.settings.config.idle_timeout:
             if self._is_wanted(entry, queue):  # it would be rented for again, and idle again
-                reason = f"{entry.burst} was up, and the job that waits for it did not start"
+                lost = len(set(self._ranks(entry)) & queue.down)
+                why = f"{lost} of its nodes went down" if lost else "it did not start"
+                reason = f"{entry.burst} was up for a job that waits, and {why}"
                 self.ledger.protect(entry.provider, reason)
             self.ledger.note("leave", entry.burst, reason="idle")
             self._drain(entry, queue.drained, REASON)
@@ -395,6 +405,7 @@ class Controller:
         waiting = {job.jobid for job in queue.pending}
         self.decisions = {job: one for job, one in self.decisions.items() if job in waiting}
         self.decisions.update({one.job.jobid: one for one in plan.decisions})
+        self._said = {job: text for job, text in self._said.items() if job in waiting}
         # The largest first: each has a slot then, as decide() has checked.
         for order in sorted(plan.orders, key=lambda one: -one.nodes):
             self._take(order, queue)
@@ -402,7 +413,9 @@ class Controller:
             self.ledger.note("join", burst, jobs=[one.job.jobid for one in placed])
         for decision in plan.decisions:
             self._tell(decision)
-            if decision.verdict == "stay":
+            # Only what is larger than the nodes here has to be kept from the scheduler, which
+            # would refuse it; the others would lose their place.
+            if decision.fits_here:
                 self._let_go([decision.job.jobid], queue)
 
     def _closed(self, now_s: float) -> dict[tuple[str, str], str]:

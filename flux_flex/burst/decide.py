@@ -75,7 +75,7 @@ class _Round:
     def _decide_next(self, job: PendingJob) -> Decision:
         """Decide for the next job of the queue, and leave its place here to it or to others."""
         here = self._reserve(job)
-        decision = self._decide(job, here)
+        decision = replace(self._decide(job, here), fits_here=here.fits)
         if decision.verdict == "burst":
             if job.jobid in self.local.holders:
                 self.local.cancel(job.jobid)
@@ -90,18 +90,29 @@ class _Round:
     # -- here ------------------------------------------------------------------------------------
 
     def _reserve(self, job: PendingJob) -> _Here:
-        """Hold the job's place here, behind all that hold theirs."""
+        """Hold the job's place here, behind all that hold theirs.
+
+        Where Flux has said when it starts the job, that is when it starts.
+        """
         start_s, fits = math.inf, True
+        told_s = self._told(job)
         try:
             if self.earliest_s < math.inf:
-                start_s = self.local.reserve(job.jobspec, job.jobid, self.earliest_s).at
+                earliest_s = max(self.earliest_s, told_s)
+                start_s = self.local.reserve(job.jobspec, job.jobid, earliest_s).at
             else:
                 fits = self.local.satisfiable(job.jobspec)
         except Unsatisfiable:
             fits = False
         except Busy:
             pass  # jobs without a time limit are in the way: no start is in sight
+        start_s = told_s if told_s and fits else start_s
         return _Here(start_s, fits, reasons.start_here(start_s, self.at.now_s, fits=fits))
+
+    def _told(self, job: PendingJob) -> float:
+        """When Flux says that it starts the job; 0.0 where it does not say, or said it before."""
+        told_s = job.flux_start_s if self.at.flux_tells else None
+        return told_s if told_s is not None and told_s >= self.at.now_s else 0.0
 
     # -- one job ---------------------------------------------------------------------------------
 

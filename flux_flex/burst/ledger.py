@@ -80,6 +80,7 @@ class Book:
     """All that the ledger says, at one moment.
 
     aside       by provider and type: until when it is not asked for, and how often it failed
+                since nodes of it last came up
     protected   providers that are asked for nothing more, with the reason
     """
 
@@ -195,6 +196,8 @@ def _folded(book: Book, event: Event) -> Book:
             changed_s=event.timestamp,
             reason=str(context.get("reason", "")),
         )
+    if event.name == "up":
+        book = _tried_again(book, (entry.provider, entry.rental.type))
     return replace(book, bursts={**book.bursts, entry.burst: changed})
 
 
@@ -212,6 +215,11 @@ def _of_provider(book: Book, event: Event) -> Book:
         protected={one: why for one, why in book.protected.items() if one != name},
         aside={key: value for key, value in book.aside.items() if key[0] != name},
     )
+
+
+def _tried_again(book: Book, key: tuple[str, str]) -> Book:
+    """Nodes of this type came up, so what failed before does not count any more."""
+    return replace(book, aside={one: value for one, value in book.aside.items() if one != key})
 
 
 def _intended(event: Event) -> Entry:

@@ -51,6 +51,7 @@ class Snapshot:
     beyond now; ``next_burst`` numbers the next new burst. ``rooms`` has, by node type, how many
     nodes each of the hosts' slots takes that no burst is in; None where none are needed.
     ``closed`` says of a provider's type, by both names, why it is not asked for now.
+    ``flux_tells``: what jobs have as Flux's own estimate is of this moment, so it is believed.
     """
 
     now_s: float
@@ -63,6 +64,7 @@ class Snapshot:
     next_burst: int = 0
     rooms: Mapping[str, Sequence[int]] | None = None
     closed: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    flux_tells: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +90,9 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The verdict on one job. ``local_start_s`` is inf where no start here is in sight.
-    ``chosen`` is the alternative taken, for a burst; ``alternatives`` come cheapest first."""
+    """The verdict on one job. ``local_start_s`` is inf where no start here is in sight, and
+    ``fits_here`` says whether there could be one. ``chosen`` is the alternative taken, for a
+    burst; ``alternatives`` come cheapest first."""
 
     job: PendingJob
     verdict: Verdict
@@ -97,6 +100,7 @@ class Decision:
     local_start_s: float
     chosen: Alternative | None = None
     alternatives: tuple[Alternative, ...] = ()
+    fits_here: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,6 +146,7 @@ def snapshot_of(
         queue_policy=queue_policy,
         rooms=rooms_of(slots, book),
         closed=closed or {},
+        flux_tells=True,
     )
 
 

@@ -24,6 +24,9 @@ from flux_flex.host.metrics import Metrics
 from flux_flex.host.reactor import Reactor
 from flux_flex.host.threads import Threads
 
+# How long providers' calls may take that take nodes away when the controller is unloaded.
+_UNLOAD_S = 20.0
+
 log = logging.getLogger("flux_flex.burst")
 
 
@@ -67,8 +70,8 @@ def _run(handle: Any, *, is_module: bool, config: str | None) -> None:
     try:
         reactor.run()
         if site.burst.on_unload == "drain":
-            for burst in [*controller.ledger.book.bursts]:
-                controller.let_go(burst, "the controller was unloaded")
+            controller.retire("the controller was unloaded")
+            calls.wait(_UNLOAD_S)
     finally:
         if metrics is not None:
             metrics.close()

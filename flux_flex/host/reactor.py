@@ -15,6 +15,7 @@ import errno
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -63,16 +64,20 @@ class Reactor:
         self._timer: Any = None
         self._due_s = 0.0
         self._rested_s = 0.0
+        self._open = threading.Lock()  # so that nobody writes to a number that is another file's
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         os.set_blocking(self._wake_read, False)
 
     def wake(self) -> None:
-        """Step soon. May be called from any thread."""
-        try:
-            os.write(self._wake_write, b"x")
-        except BlockingIOError:
-            return  # it has been woken often enough
+        """Step soon. May be called from any thread, also when :meth:`run` has ended."""
+        with self._open:
+            if self._wake_write < 0:
+                return
+            try:
+                os.write(self._wake_write, b"x")
+            except BlockingIOError:
+                return  # it has been woken often enough
 
     def stop(self) -> None:
         """End :meth:`run`."""
@@ -160,8 +165,10 @@ class Reactor:
         for watcher in self._watchers:
             watcher.stop()
         self._stop_timer()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        with self._open:
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+            self._wake_write = -1
         if not self._is_module:
             self._handle.service_unregister(self._name).get()
 

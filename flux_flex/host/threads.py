@@ -36,6 +36,7 @@ class Threads:
     def __init__(self, on_end: Callable[[], None] | None = None) -> None:
         self._on_end = on_end
         self._guard = threading.Lock()
+        self._idle = threading.Condition(self._guard)
         self._under_way: set[Key] = set()
         self._ended: list[Ended] = []
 
@@ -52,6 +53,11 @@ class Threads:
     def under_way(self, key: Key) -> bool:
         with self._guard:
             return key in self._under_way
+
+    def wait(self, seconds: float) -> None:
+        """Until no call is under way, or so many seconds have passed."""
+        with self._guard:
+            self._idle.wait_for(lambda: not self._under_way, seconds)
 
     def finished(self) -> Sequence[Ended]:
         """The calls that ended since this was last asked."""
@@ -73,5 +79,6 @@ class Threads:
         with self._guard:
             self._ended.append(ended)
             self._under_way.discard(key)
+            self._idle.notify_all()
         if self._on_end is not None:
             self._on_end()

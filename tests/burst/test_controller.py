@@ -161,6 +161,41 @@ def test_a_burst_that_fails_at_the_provider_is_released_with_its_reason() -> Non
     world.run(60)
     reasons = [e.context.get("reason") for e in world.instance.log(KEY) if e.name == "release"]
     assert reasons[0] == "image not found"
+    assert ("scripted", "small") in world.controller.ledger.book.aside
+    assert world.provider.rents == 1  # not again at once
+
+
+def test_what_failed_before_nodes_came_up_does_not_count_any_more() -> None:
+    world = World(slots=slots_of("small", 1, 4))
+    world.provider.no_capacity.add("small")
+    world.submit(4)
+    world.run(600)
+    assert world.controller.ledger.book.aside["scripted", "small"][1] > 2
+    world.provider.no_capacity.clear()
+    world.run(3600, until=lambda: world.over)
+    assert not world.controller.ledger.book.aside
+
+
+def test_a_controller_that_retires_takes_away_at_once_what_nothing_runs_on() -> None:
+    world = World()
+    world.submit(4, duration_s=60)
+    world.run(BOOT_S + 150)
+    assert world.controller.ledger.book.bursts["small-0"].state is State.UP
+    assert not world.instance.jobs(JobState.RUN)
+    world.controller.retire("unloaded")
+    assert not world.provider.rented
+
+
+def test_a_controller_that_retires_lets_run_what_runs_and_the_next_one_takes_it_away() -> None:
+    world = World()
+    job = world.submit(4, duration_s=3600)
+    world.run(BOOT_S + 90)
+    world.controller.retire("unloaded")
+    assert world.controller.ledger.book.bursts["small-0"].state is State.LEAVING
+    assert world.state(job) is JobState.RUN
+    world.controller = world.started()
+    world.run(7200, until=lambda: world.over)
+    assert world.over
 
 
 def test_no_more_is_rented_than_hosts_are_set_aside() -> None:
@@ -266,6 +301,19 @@ def test_a_held_job_that_fits_here_is_let_go_at_once() -> None:
     world.run(60)
     assert world.state(job) is JobState.RUN
     assert world.provider.rents == 0
+
+
+@pytest.mark.parametrize(("nodes", "urgency"), [(OWN, 16), (4, 0)])
+def test_a_held_job_that_cannot_burst_is_let_go_where_it_fits_here(
+    nodes: int, urgency: int
+) -> None:
+    world = World(limits=Limits(budget=0.01))
+    world.submit(OWN, duration_s=7200)
+    world.run(60)
+    job = world.submit(nodes, urgency=0, attributes={"flex": {"held": True}})
+    world.run(60)
+    assert world.verdict(job).startswith("deferred: the budget")
+    assert next(j.urgency for j in world.instance.jobs() if j.jobid == job) == urgency
 
 
 def test_a_job_that_a_person_holds_stays_held() -> None:

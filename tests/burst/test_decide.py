@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,6 +40,30 @@ def test_job_that_starts_here_now_stays() -> None:
 def test_job_that_starts_here_soon_stays() -> None:
     plan = decide(snapshot(job(1, 2), local=system(held_until=300)))
     assert (of(plan, 1).verdict, of(plan, 1).reason) == ("stay", "starts here in 5m")
+
+
+@pytest.mark.parametrize(
+    ("told_s", "verdict", "start_s"),
+    [(300.0, "stay", 300.0), (3 * HOUR, "burst", 3 * HOUR), (-1.0, "burst", 2 * HOUR)],
+)
+def test_what_flux_tells_of_the_start_here_is_believed_unless_it_is_over(
+    told_s: float, verdict: str, start_s: float
+) -> None:
+    waits = replace(job(1, 2), flux_start_s=told_s)
+    one = of(decide(replace(snapshot(waits), flux_tells=True)), 1)
+    assert (one.verdict, one.local_start_s) == (verdict, start_s)
+    assert of(decide(snapshot(waits)), 1).local_start_s == 2 * HOUR
+
+
+def test_jobs_behind_one_that_flux_tells_about_start_no_sooner_under_fcfs() -> None:
+    first = replace(job(1, 2, burstable=False), flux_start_s=3 * HOUR)
+    plan = decide(replace(snapshot(first, job(2, 2, submitted=1.0)), flux_tells=True))
+    assert of(plan, 2).local_start_s == 3 * HOUR
+
+
+def test_whether_a_job_fits_here_at_all_is_said_with_its_decision() -> None:
+    plan = decide(snapshot(job(1, 2), job(2, 3)))
+    assert [one.fits_here for one in plan.decisions] == [True, False]
 
 
 def test_job_that_waits_here_bursts_and_says_what_it_gains() -> None:
