@@ -20,6 +20,7 @@ import pytest
 from flux_flex.burst.catalog import NodeType
 from flux_flex.burst.providers import Observed, Phase, Rental, fluxburst
 from flux_flex.burst.providers.fluxburst import FluxBurstProvider, parse_fluxburst_config
+from flux_flex.burst.providers.records import locked
 from flux_flex.errors import BadInput, FlexError
 
 HERE = Path(__file__).parent
@@ -164,7 +165,7 @@ def test_what_is_known_is_the_owners_alone(site: Site) -> None:
 def test_a_folder_that_others_can_read_is_refused(site: Site) -> None:
     site.rundir.mkdir(mode=0o755)
     site.rundir.chmod(0o755)
-    with pytest.raises(FlexError, match="others can get at it"):
+    with pytest.raises(FlexError, match="no folder of this user alone"):
         site.provider().request(RENTAL)
     assert site.calls == []
 
@@ -185,9 +186,8 @@ def test_nothing_is_rented_while_it_is_taken_away(site: Site) -> None:
 
 
 def test_a_burst_is_left_alone_while_somebody_else_is_at_work_on_it(site: Site) -> None:
-    provider = site.provider()
     with (
-        provider._locked(BURST),
+        locked(site.rundir, BURST),
         pytest.raises(FlexError, match="somebody else is at work"),
     ):
         site.provider().request(RENTAL)

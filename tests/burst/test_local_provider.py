@@ -23,6 +23,7 @@ from flux_flex.burst.bootstrap import Lead, follower_toml, hosts_of, with_cores
 from flux_flex.burst.catalog import NodeType
 from flux_flex.burst.providers import Observed, Phase, Rental
 from flux_flex.burst.providers.local import LocalProvider
+from flux_flex.burst.providers.records import locked
 from flux_flex.cli.burst_configure import configure
 from flux_flex.config import load_config, slots_of
 from flux_flex.errors import BadInput, FlexError
@@ -199,7 +200,7 @@ def test_requests_and_releases_at_once_make_one_burst_and_end_it(site: Path) -> 
 def test_a_lock_that_nobody_lets_go_of_is_told(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flux_flex.burst.providers.local.KILL_S", 0.01)
     provider = provider_at(site, STEADY, release_s=0.05)
-    with provider._locked(BURST), pytest.raises(FlexError, match="somebody else"):
+    with locked(provider._rundir, BURST), pytest.raises(FlexError, match="somebody else"):
         provider.request(RENTAL)
     provider.request(RENTAL)
     provider.release(BURST)

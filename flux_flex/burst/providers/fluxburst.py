@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import fcntl
 import importlib.util
 import json
 import logging.handlers
@@ -40,12 +39,10 @@ import os
 import re
 import shutil
 import signal
-import stat
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,7 +51,15 @@ from pydantic import BaseModel, Field, JsonValue, ValidationError, model_validat
 
 from flux_flex.burst.catalog import NodeType
 from flux_flex.burst.providers import Observed, Phase, Rental
-from flux_flex.burst.providers.local import _NAME, _read, _read_rental, _tail, _told, _write
+from flux_flex.burst.providers.records import (
+    NAME,
+    in_our_words,
+    locked,
+    read,
+    read_rental,
+    tail,
+    write,
+)
 from flux_flex.burst.providers.sessions import Session, end, end_strays, gated
 from flux_flex.errors import BadInput, FlexError
 from flux_flex.fields import STRICT, Duration
@@ -150,8 +155,8 @@ class FluxBurstProvider:
         FlexError while it is being released. What the plugin refuses, :meth:`observe` tells.
         """
         task, folder = self._task(rental), self._rundir / rental.burst
-        with self._locked(rental.burst):
-            known = _read_rental(folder)
+        with locked(self._rundir, rental.burst), in_our_words(self._rundir):
+            known = read_rental(folder)
             if known is None or _is_gone(folder):
                 self._prepare(folder, rental)
             elif (folder / "leaving").exists():
@@ -165,9 +170,9 @@ class FluxBurstProvider:
 
     def observe(self) -> Sequence[Observed]:
         """Every burst that has a folder and is not gone. The plugin is not asked: it cannot say."""
-        with _told(self._rundir):
+        with in_our_words(self._rundir):
             names = sorted(os.listdir(self._rundir)) if self._rundir.exists() else []
-            found = [self._observed(self._rundir / one) for one in names if _NAME.fullmatch(one)]
+            found = [self._observed(self._rundir / one) for one in names if NAME.fullmatch(one)]
         return [one for one in found if one is not None]
 
     def release(self, burst: str) -> None:
@@ -177,9 +182,9 @@ class FluxBurstProvider:
         nobody can know what there is to take away.
         """
         folder = self._rundir / burst
-        if not _NAME.fullmatch(burst) or _read_rental(folder) is None or _is_gone(folder):
+        if not NAME.fullmatch(burst) or read_rental(folder) is None or _is_gone(folder):
             return
-        with self._locked(burst):
+        with locked(self._rundir, burst), in_our_words(self._rundir):
             (folder / "leaving").touch(mode=0o600)
             run, undo = _Child(folder / "run"), _Child(folder / "undo")
             self._stop(run)
@@ -189,14 +194,14 @@ class FluxBurstProvider:
             if left is None:
                 (folder / "gone").touch(mode=0o600)
             elif not 0 <= undo.age_s <= self._config.release_deadline:
-                self._undo(undo, {**(_read(run.place / "task.json", dict) or {}), **left})
+                self._undo(undo, {**(read(run.place / "task.json", dict) or {}), **left})
 
     def close(self) -> None:
         """What rents, or takes away, goes on."""
 
     def _task(self, rental: Rental) -> dict[str, object]:
         """What the process that rents is told; the plugin's own parameters are checked there."""
-        if not _NAME.fullmatch(rental.burst) or rental.type not in self._types:
+        if not NAME.fullmatch(rental.burst) or rental.type not in self._types:
             what = f"no burst of {rental.type!r} can be called {rental.burst!r}"[:160]
             raise BadInput(what, "", f"use a DNS label, and one of {', '.join(self._types)}")
         nodes, tasks = rental.nodes, rental.nodes * self._types[rental.type].cores
@@ -224,21 +229,21 @@ class FluxBurstProvider:
             shutil.rmtree(old, ignore_errors=True)
         new.mkdir(mode=0o700)
         (new / "work").mkdir(mode=0o700)
-        _write(new / "rental.json", json.dumps(asdict(rental)))
+        write(new / "rental.json", json.dumps(asdict(rental)))
         new.rename(folder)
 
     def _start(self, child: _Child, task: Mapping[str, object]) -> None:
         """Start a process, with its record always a step ahead of it."""
         shutil.rmtree(child.place, ignore_errors=True)
         child.place.mkdir(mode=0o700)
-        _write(child.place / "task.json", json.dumps(task))
+        write(child.place / "task.json", json.dumps(task))
         paths = json.dumps([path for path in sys.path if os.path.isabs(path)])
         command = [sys.executable, "-Iu", "-c", _PROGRAM, paths, str(child.place)]
         # To flux-burst, such variables stand above parameters, which have been checked.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("FLUXBURST_")}
         environment["FLUX_FLEX_CHILD"] = str(child.place)
         with gated(command, child.place / "plugin.log", environment) as (session, go):
-            _write(child.place / "session.json", json.dumps(asdict(session)))
+            write(child.place / "session.json", json.dumps(asdict(session)))
             go()
         # Nobody else waits for it, and it would stay as a zombie.
         threading.Thread(target=os.waitpid, args=(session.pid, 0), daemon=True).start()
@@ -262,7 +267,7 @@ class FluxBurstProvider:
         end_strays(session, str(child.place))
 
     def _observed(self, folder: Path) -> Observed | None:
-        rental, run, undo = _read_rental(folder), _Child(folder / "run"), _Child(folder / "undo")
+        rental, run, undo = read_rental(folder), _Child(folder / "run"), _Child(folder / "undo")
         if rental is None or _is_gone(folder):
             return None
         # Before outcomes are read: what has ended by now has left one.
@@ -280,24 +285,8 @@ class FluxBurstProvider:
             late = f"run() has not returned within {within_s:g} s"
             phase, why = Phase.FAILED, run.error if age_s < 0 or outcome else late
         log = (undo if phase is Phase.LEAVING else run).place / "plugin.log"
-        said = why and f"{self._plugin}: {why}; it said: {_tail(log)}"
+        said = why and f"{self._plugin}: {why}; it said: {tail(log)}"
         return Observed(rental.burst, phase, rental.nodes * (phase is Phase.READY), said)
-
-    @contextmanager
-    def _locked(self, burst: str) -> Iterator[None]:
-        """One at a time for a burst, in this process and others, and OSErrors in our words."""
-        with _told(self._rundir):
-            self._rundir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            mode, owner = (status := self._rundir.lstat()).st_mode, status.st_uid
-            if not stat.S_ISDIR(mode) or mode & 0o077 or owner != os.geteuid():
-                raise FlexError("others can get at it", str(self._rundir), "chown it; chmod 700")
-            path, flags = self._rundir / f".{burst}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-            with open(os.open(path, flags, 0o600), "w") as stream:
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise FlexError("somebody else is at work on it", burst, "try later") from None
-                yield
 
 
 def _filled(value: JsonValue, values: Mapping[str, str]) -> JsonValue:
@@ -332,7 +321,7 @@ class _Child:
 
     @property
     def session(self) -> Session | None:
-        return _read(self.place / "session.json", lambda document: Session(**document))
+        return read(self.place / "session.json", lambda document: Session(**document))
 
     @property
     def age_s(self) -> float:
@@ -346,11 +335,11 @@ class _Child:
     @property
     def begun(self) -> Mapping[str, Any] | None:
         """The parameters that the plugin was given; None if it was never given anything."""
-        return _read(self.place / "began", dict)
+        return read(self.place / "began", dict)
 
     @property
     def outcome(self) -> _Outcome | None:
-        return _read(self.place / "outcome.json", lambda document: _Outcome(**document))
+        return read(self.place / "outcome.json", lambda document: _Outcome(**document))
 
     @property
     def error(self) -> str:
@@ -406,7 +395,7 @@ def main(folder: str) -> None:
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001
         outcome.error = f"{outcome.reached}: {type(error).__name__}: {error}"
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _write(place / "outcome.json", json.dumps(asdict(outcome), default=str))
+    write(place / "outcome.json", json.dumps(asdict(outcome), default=str))
     if threading.active_count() > 1:
         os._exit(0)  # threads that a plugin leaves behind would keep us waiting
 
@@ -415,7 +404,7 @@ def _run(task: Mapping[str, Any], place: Path, outcome: _Outcome) -> None:
     """Rent. Nothing of this is done a second time once ``began`` is there."""
     module, kind = _loaded(task["plugin"])
     outcome.parameters = _checked(task, {one.name: one for one in dataclasses.fields(kind)})
-    _write(place / "began", json.dumps(outcome.parameters, default=str))
+    write(place / "began", json.dumps(outcome.parameters, default=str))
     for path in (place / "began", place):  # or a power cut might make us rent twice
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)

@@ -23,22 +23,27 @@ every broker, and a process that has got the id of an earlier one is told from i
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import re
 import shutil
-import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 from flux_flex.burst.bootstrap import follower_options
 from flux_flex.burst.catalog import NodeType
 from flux_flex.burst.providers import Observed, Phase, Rental
+from flux_flex.burst.providers.records import (
+    NAME,
+    in_our_words,
+    locked,
+    read,
+    read_rental,
+    refused,
+    tail,
+    write,
+)
 from flux_flex.burst.providers.sessions import KILL_S, Session, end, end_strays, gated
 from flux_flex.errors import BadInput, FlexError
 from flux_flex.model.hostlist import format_hostlist
@@ -47,11 +52,6 @@ from flux_flex.model.hostlist import format_hostlist
 RELEASE_S = 30.0
 # A socket's path has room for 107 characters (unix(7)), and a rank for five digits.
 _MOST_PATH = 107 - len("/local-99999")
-_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_Record = TypeVar("_Record")
-_TAIL_BYTES = 4096
-_TAIL_LINES = 3
-_TAIL_LENGTH = 300
 
 # What says that we run in a job or as part of an instance is not true of a broker of ours.
 _NOT_INHERITED = (
@@ -98,6 +98,7 @@ class LocalProvider:
         self._rundir = Path(rundir)
         self._flux = flux
         self._release_s = release_s
+        self._wait_s = release_s + 2 * KILL_S
         self._children: set[int] = set()
         self._reaping = threading.Lock()
 
@@ -111,11 +112,11 @@ class LocalProvider:
         there is no flux; FlexError where it is being released, or nothing can be written.
         """
         command = self._command(rental)
-        with self._locked(rental.burst), _told(self._rundir / rental.burst):
-            folder = self._rundir / rental.burst
+        folder = self._rundir / rental.burst
+        with locked(self._rundir, rental.burst, self._wait_s), in_our_words(folder):
             if (folder / "leaving").exists():
                 raise FlexError("it is being released", rental.burst, "wait until it is gone")
-            known = _read_rental(folder)
+            known = read_rental(folder)
             if known is not None and (known.type, known.hosts) != (rental.type, rental.hosts):
                 what = f"it is {known.nodes} x {known.type} already"
                 raise BadInput(what, rental.burst, "release it first")
@@ -132,8 +133,8 @@ class LocalProvider:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise _refused(error, self._rundir) from None
-        found = (_observed(self._rundir / name) for name in names if _NAME.fullmatch(name))
+            raise refused(error, self._rundir) from None
+        found = (_observed(self._rundir / name) for name in names if NAME.fullmatch(name))
         return [one for one in found if one is not None]
 
     def release(self, burst: str) -> None:
@@ -141,11 +142,11 @@ class LocalProvider:
 
         Raises FlexError where one cannot be ended; all of it can be called again.
         """
-        if not _NAME.fullmatch(burst) or _read_rental(self._rundir / burst) is None:
+        if not NAME.fullmatch(burst) or read_rental(self._rundir / burst) is None:
             return
-        with self._locked(burst), _told(self._rundir / burst):
+        with locked(self._rundir, burst, self._wait_s), in_our_words(self._rundir / burst):
             folder = self._rundir / burst
-            rental = _read_rental(folder)
+            rental = read_rental(folder)
             if rental is None:
                 return
             (folder / "leaving").touch(mode=0o600)
@@ -168,7 +169,7 @@ class LocalProvider:
 
     def _command(self, rental: Rental) -> list[str]:
         """The program, as an absolute path, if all that makes up the rest of the line is usable."""
-        if not _NAME.fullmatch(rental.burst):
+        if not NAME.fullmatch(rental.burst):
             raise BadInput("it cannot name a burst", repr(rental.burst)[:80], "use a DNS label")
         format_hostlist(rental.hosts)
         longest = self._rundir / rental.burst / str(rental.nodes) / "run"
@@ -185,8 +186,8 @@ class LocalProvider:
         new = folder.with_name(f".{folder.name}.new")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
-        _write(new / "broker.toml", self._broker_toml)
-        _write(new / "rental.json", json.dumps(asdict(rental)))
+        write(new / "broker.toml", self._broker_toml)
+        write(new / "rental.json", json.dumps(asdict(rental)))
         new.rename(folder)
 
     def _start(self, command: Sequence[str], place: Path, host: str) -> None:
@@ -225,24 +226,6 @@ class LocalProvider:
                 if ended:
                     self._children.discard(pid)
 
-    @contextmanager
-    def _locked(self, burst: str) -> Iterator[None]:
-        """One at a time for a burst, in this process and others."""
-        _make_private(self._rundir)
-        # It stays when the burst goes: there are few names, and a lock that can be removed may be
-        # held by two.
-        path = self._rundir / f".{burst}.lock"
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise _refused(error, path) from None
-        try:
-            if not _flock(descriptor, self._release_s + 2 * KILL_S):
-                raise FlexError("somebody else is at work on it", burst, "try again later")
-            yield
-        finally:
-            os.close(descriptor)
-
 
 # -- what is there ---------------------------------------------------------------------------------
 
@@ -250,7 +233,7 @@ class LocalProvider:
 def _observed(folder: Path) -> Observed | None:
     """A burst by its folder; None for a folder of something else, or that went away just now."""
     try:
-        rental = _read_rental(folder)
+        rental = read_rental(folder)
         if rental is None:
             return None
         places = [folder / str(place) for place in range(rental.nodes)]
@@ -259,114 +242,25 @@ def _observed(folder: Path) -> Observed | None:
         if not folder.is_dir():
             return None
     except OSError as error:
-        raise _refused(error, folder) from None
+        raise refused(error, folder) from None
     ready = sum(broker is not None and broker.is_ready for _, broker in brokers)
     if leaving:
         return Observed(rental.burst, Phase.LEAVING, ready)
     for place, broker in brokers:
         if broker is not None and broker.begun and not broker.is_ready:
-            reason = f"the broker of {broker.host} has ended: {_tail(place / 'broker.log')}"
+            reason = f"the broker of {broker.host} has ended: {tail(place / 'broker.log')}"
             return Observed(rental.burst, Phase.FAILED, ready, reason)
     if ready < rental.nodes:
         return Observed(rental.burst, Phase.COMING, ready, "not all brokers are started")
     return Observed(rental.burst, Phase.READY, ready)
 
 
-def _tail(path: Path) -> str:
-    """The last lines of a log, in one."""
-    try:
-        with path.open("rb") as stream:
-            stream.seek(max(0, stream.seek(0, os.SEEK_END) - _TAIL_BYTES))
-            text = stream.read(_TAIL_BYTES).decode("utf-8", "replace")
-    except OSError as error:
-        return f"no log ({error.strerror})"
-    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
-    said = " / ".join(lines[-_TAIL_LINES:])
-    return "".join(c if c.isprintable() else "?" for c in said)[-_TAIL_LENGTH:] or "it said nothing"
-
-
-def _read_rental(folder: Path) -> Rental | None:
-    return _read(folder / "rental.json", _rental)
-
-
-def _rental(document: Mapping[str, Any]) -> Rental:
-    hosts, jobs = tuple(document["hosts"]), tuple(document["jobs"])
-    return Rental(document["burst"], document["type"], hosts, jobs)
-
-
 def _read_broker(place: Path) -> _Broker | None:
-    return _read(place / "broker.json", lambda document: _Broker(**document))
-
-
-def _read(path: Path, parse: Callable[[Mapping[str, Any]], _Record]) -> _Record | None:
-    """A record of ours, or None if there is none. Raises FlexError for what is no such record."""
-    try:
-        return parse(json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise _refused(error, path) from None
-    except (ValueError, KeyError, TypeError):
-        remedy = "end what runs there, and remove the burst's folder"
-        raise FlexError("it is no record of a burst", str(path), remedy) from None
+    return read(place / "broker.json", lambda document: _Broker(**document))
 
 
 def _write_broker(place: Path, broker: _Broker) -> None:
-    _write(place / "broker.json", json.dumps(asdict(broker)))
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file for its owner alone, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(text)
-    os.replace(temporary, path)
-
-
-def _make_private(folder: Path) -> None:
-    """Make the folder, or raise FlexError where it is not this user's alone."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.lstat()
-    except OSError as error:
-        raise _refused(error, folder) from None
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        remedy = "chown it to whoever runs this and chmod 700, or set burst.local.rundir"
-        raise FlexError("it is no folder of this user alone", str(folder), remedy)
-
-
-@contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    """The operating system's refusals in our words."""
-    try:
-        yield
-    except OSError as error:
-        raise _refused(error, folder) from None
-
-
-def _refused(error: OSError, path: Path) -> FlexError:
-    place = str(error.filename or path)
-    return FlexError(f"{error.strerror or error}", place, "see that it is writable, with room")
-
-
-def _flock(descriptor: int, timeout_s: float) -> bool:
-    """flock with a deadline, which flock itself does not know: a thread waits inside it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        granted = threading.Event()
-        copy = os.dup(descriptor)
-
-        def wait() -> None:
-            fcntl.flock(copy, fcntl.LOCK_EX)
-            granted.set()
-            # The lock lives as long as any copy of the descriptor: that of the caller, if it waits.
-            os.close(copy)
-
-        threading.Thread(target=wait, daemon=True).start()
-        return granted.wait(timeout_s)
-    return True
+    write(place / "broker.json", json.dumps(asdict(broker)))
 
 
 def _is_inherited(name: str) -> bool:
