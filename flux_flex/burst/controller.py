@@ -284,8 +284,8 @@ class Controller:
 
     def _releasing(self, entry: Entry, queue: Queue) -> None:
         """Gone when the provider has nothing of it, and its brokers are down."""
-        key = ("release", entry.burst)
-        if self.calls.under_way(key):
+        # A request that was under way may rent after its release.
+        if any(self.calls.under_way((verb, entry.burst)) for verb in ("request", "release")):
             return
         seen = self._seen.get(entry.provider, _Seen())
         if entry.burst not in self._released:  # by another controller, or not at all

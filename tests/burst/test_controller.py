@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from burst_site import BOOT_S, OWN, World, job_of, slots_of
 
+from flux_flex.burst.calls import Inline
 from flux_flex.burst.config import Limits
 from flux_flex.burst.ledger import KEY, State
 from flux_flex.burst.providers import Observed, Phase
 from flux_flex.host.instance import JobState
+
+
+class Slow(Inline):
+    """Calls that are made when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: dict[tuple[str, str], Callable[[], object]] = {}
+
+    def start(self, key: tuple[str, str], call: Callable[[], object]) -> None:
+        self.waiting.setdefault(key, call)
+
+    def under_way(self, key: tuple[str, str]) -> bool:
+        return key in self.waiting
+
+    def end(self, verb: str) -> None:
+        for key in [key for key in self.waiting if key[0] == verb]:
+            super().start(key, self.waiting.pop(key))
 
 
 def names(world: World) -> list[str]:
@@ -195,6 +216,29 @@ def test_a_controller_that_retires_lets_run_what_runs_and_the_next_one_takes_it_
     assert world.state(job) is JobState.RUN
     world.controller = world.started()
     world.run(7200, until=lambda: world.over)
+    assert world.over
+
+
+def test_a_request_that_rents_after_its_job_was_cancelled_is_released_before_it_is_gone() -> None:
+    world, slow = World(), Slow()
+    world.controller.calls = slow
+    job = world.submit(4)
+    world.run(30)
+    world.instance.cancel(job)
+    world.run(30)
+    assert names(world) == ["intend", "release"]
+    slow.end("release")
+    for _ in range(3):
+        world.run(30)
+        slow.end("observe")
+    assert names(world) == ["intend", "release"]
+    slow.end("request")
+    assert world.provider.rented
+    for _ in range(3):
+        world.run(30)
+        slow.end("release")
+        slow.end("observe")
+    assert names(world)[-1] == "gone"
     assert world.over
 
 
