@@ -2,45 +2,47 @@
 
 A decision reckons when jobs start; the scheduler may start them later, or others in their place,
 and nodes are paid for all the while. So before rented nodes are opened, it is reckoned again what
-every burst will have cost if what may start there now runs to its time limit.
+every burst will have cost if what may start there now runs to its time limit. The decision to
+rent goes by the same reckoning, so that nothing is rented that could not be opened.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Sequence
 
 from flux_flex.burst.config import BurstConfig
 from flux_flex.burst.ledger import Book, Entry, State
-from flux_flex.burst.snapshot import Queue, Running
+from flux_flex.burst.market import nodes_asked
+from flux_flex.burst.queue import Queue, Running
+from flux_flex.burst.slots import Slot
+from flux_flex.model.constraints import Constraint
+from flux_flex.model.rv1 import RankResources
+
+_COMING = (State.INTENDED, State.ASKED)
 
 
 class Purse:
-    """What the budget leaves, burst by burst, at one moment.
-
-    ``limits_s`` has the time limits of jobs that wait, by id; ``ranks`` those of each burst.
-    """
+    """What the budget leaves, burst by burst, at one moment. ``slots`` have the ranks of bursts."""
 
     def __init__(
-        self,
-        book: Book,
-        queue: Queue,
-        config: BurstConfig,
-        ranks: Mapping[str, Collection[int]],
-        limits_s: Mapping[int, float],
+        self, book: Book, queue: Queue, config: BurstConfig, slots: Sequence[Slot]
     ) -> None:
+        self._book = book
         self._queue = queue
         self._config = config
-        self._ranks = ranks
-        self._limits_s = limits_s
+        self._ranks = {slot.name: slot.ranks for slot in slots}
+        self._coming_s = longest_coming(queue, book, slots)
         spent_usd = book.spent_usd(queue.now_s - config.limits.period, queue.now_s)
         self._taken_usd = spent_usd + sum(self._worst_usd(one) for one in book.bursts.values())
 
     def opens(self, entry: Entry) -> bool:
         """Whether the jobs that wait for a burst that is up may start now; if so, they count."""
         budget = self._config.limits.budget
+        if budget is None:
+            return True
         more = self._worst_usd(entry, opened=True) - self._worst_usd(entry)
-        if budget is not None and self._taken_usd + more > budget:
+        if self._taken_usd + more > budget:
             return False
         self._taken_usd += more
         return True
@@ -48,23 +50,64 @@ class Purse:
     def _worst_usd(self, entry: Entry, *, opened: bool = False) -> float:
         """What a burst costs from now on if what runs, or may start, runs to its time limit."""
         now_s, queue = self._queue.now_s, self._queue
-        ranks = self._ranks.get(entry.burst, ())
+        ranks = self._ranks.get(entry.burst, ())[: entry.rental.nodes]
         ends_s = (job.end_s or math.inf for job in queue.running if _is_on(job, ranks))
         end_s = max(ends_s, default=now_s)
         if opened:
             # The scheduler may take any job that waits.
-            end_s = max(end_s, now_s + self._longest_s(job.jobid for job in queue.pending))
-        elif entry.state in (State.INTENDED, State.ASKED):
-            own = (job for job in entry.jobs if job in queue.jobs)
-            end_s = max(entry.boot_by_s, now_s) + self._longest_s(own)
+            up = len(queue.resources.ranks) - len(queue.down)
+            end_s = max(end_s, now_s + _longest_s(queue, self._book, ranks, up))
+        elif entry.state in _COMING:
+            end_s = max(entry.boot_by_s, now_s) + self._coming_s[entry.burst]
         left_s = max(end_s, now_s) - now_s + self._config.idle_timeout + self._config.release
         return entry.cost_per_hour_usd * left_s / 3600
 
-    def _longest_s(self, jobs: Iterable[int]) -> float:
-        """The longest time limit of some jobs; those that run by now count as 0."""
-        running = {job.jobid for job in self._queue.running}
-        waiting = (job for job in jobs if job not in running)
-        return max((self._limits_s.get(job, math.inf) for job in waiting), default=0.0)
+
+def longest_by_type(queue: Queue, book: Book, slots: Sequence[Slot]) -> dict[str, float]:
+    """By node type, the longest time limit of a job that waits and may start on nodes of a free
+    slot of it, once they are up; inf for one without a limit."""
+    up = len(queue.resources.ranks) - len(queue.down)
+    found: dict[str, float] = {}
+    for slot in slots:
+        if slot.name not in book.bursts:
+            longest = _longest_s(queue, book, slot.ranks, up + slot.nodes)
+            found[slot.type] = max(found.get(slot.type, 0.0), longest)
+    return found
+
+
+def longest_coming(queue: Queue, book: Book, slots: Iterable[Slot]) -> dict[str, float]:
+    """By burst that is not up yet, the longest time limit of a job that may start on it."""
+    up = len(queue.resources.ranks) - len(queue.down)
+    ranks = {slot.name: slot.ranks for slot in slots}
+    found = {}
+    for burst, entry in book.bursts.items():
+        own = ranks.get(burst, ())[: entry.rental.nodes]
+        if entry.state in _COMING:
+            found[burst] = _longest_s(queue, book, own, up + len(own))
+    return found
+
+
+def _longest_s(queue: Queue, book: Book, ranks: Collection[int], nodes: int) -> float:
+    """The longest time limit of the jobs that wait and may start on some of the ranks, where so
+    many nodes are up in all; inf for one without a limit."""
+    chosen = set(ranks)
+    targets = [target for target in queue.resources.ranks if target.rank in chosen]
+    let_go = {job for entry in book.bursts.values() for job in entry.jobs}
+    limits_s = (
+        job.jobspec.duration_s or math.inf
+        for job in queue.pending
+        if (job.jobid not in queue.held or job.jobid in let_go)
+        and nodes_asked(job.jobspec) <= nodes
+        and _may_take(job.jobspec.constraint, targets)
+    )
+    return max(limits_s, default=0.0)
+
+
+def _may_take(constraint: Constraint | None, targets: Iterable[RankResources]) -> bool:
+    """Whether a job with this constraint (RFC 31) may be given one of the targets."""
+    return constraint is None or any(
+        constraint.matches(target.properties, target.host, target.rank) for target in targets
+    )
 
 
 def _is_on(job: Running, ranks: Collection[int]) -> bool:

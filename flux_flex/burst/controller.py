@@ -25,8 +25,9 @@ from flux_flex.burst.decide import decide
 from flux_flex.burst.ledger import Entry, Ledger, State
 from flux_flex.burst.plan import Decision, Order, QueuePolicy
 from flux_flex.burst.providers import NoCapacity, Observed, Phase, Provider, Rental
+from flux_flex.burst.queue import Known, Queue, read_queue
 from flux_flex.burst.slots import Slot, free_slot, placed_slots
-from flux_flex.burst.snapshot import Known, Queue, read_queue, snapshot_of
+from flux_flex.burst.snapshot import snapshot_of
 from flux_flex.errors import BadInput, FlexError
 from flux_flex.host.instance import Instance
 from flux_flex.model.duration import format_duration
@@ -38,6 +39,8 @@ REASON = "flux-flex: the burst ends"
 # Rented nodes are drained except while a job that they are for waits. So nobody else's job runs
 # there, and what a burst costs is what was decided.
 KEPT = "flux-flex: kept for jobs that burst"
+
+_NOT_COVERED = "the budget does not cover what may start there"
 
 # How long a type without capacity is set aside, first and at the most.
 _FIRST_ASIDE_S = 60.0
@@ -259,7 +262,9 @@ class Controller:
             self._release(entry, reason)
 
     def _up(self, entry: Entry, queue: Queue) -> None:
-        if self._is_wanted(entry, queue) and self._purse.opens(entry):
+        is_wanted = self._is_wanted(entry, queue)
+        is_open = is_wanted and self._purse.opens(entry)
+        if is_open:
             self._open(entry, queue)
         else:
             self._drain(entry, queue.drained, KEPT)
@@ -268,12 +273,13 @@ class Controller:
             return
         since_s = self._idle_since.setdefault(entry.burst, queue.now_s)
         if queue.now_s - since_s >= self.settings.config.idle_timeout:
-            if self._is_wanted(entry, queue):  # it would be rented for again, and idle again
+            if is_open:  # it would be rented for again, and idle again
                 lost = len(set(self._ranks(entry)) & queue.down)
                 why = f"{lost} of its nodes went down" if lost else "it did not start"
                 reason = f"{entry.burst} was up for a job that waits, and {why}"
                 self.ledger.protect(entry.provider, reason)
-            self.ledger.note("leave", entry.burst, reason="idle")
+            reason = _NOT_COVERED if is_wanted and not is_open else "idle"
+            self.ledger.note("leave", entry.burst, reason=reason)
             self._drain(entry, queue.drained, REASON)
 
     def _leaving(self, entry: Entry, queue: Queue) -> None:
@@ -378,10 +384,7 @@ class Controller:
 
     def _counted(self, queue: Queue) -> Purse:
         """What the budget leaves, before anything is opened."""
-        specs = self._known.jobspecs.items()
-        limits_s = {job: spec.duration_s for job, spec in specs if spec and spec.duration_s}
-        ranks = {slot.name: slot.ranks for slot in self.slots}
-        return Purse(self.ledger.book, queue, self.settings.config, ranks, limits_s)
+        return Purse(self.ledger.book, queue, self.settings.config, self.slots)
 
     @property
     def _boot_text(self) -> str:

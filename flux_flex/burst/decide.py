@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from flux_flex.burst import reasons
-from flux_flex.burst.limits import Headroom
+from flux_flex.burst.limits import Commitment, Headroom
 from flux_flex.burst.market import Placed
 from flux_flex.burst.plan import (
     Alternative,
@@ -143,7 +143,13 @@ class _Round:
         if local_s - start_s <= threshold_s:
             return way.rejected("late", reasons.too_late(start_s, local_s, threshold_s))
         refusal = self.room.refusal(way.commitment) if way.commitment else ""
+        if refusal and way.commitment and not self._refused_as_decided(way, way.commitment):
+            refusal = f"{refusal}, {reasons.at_worst(self.at.longest_s.get(way.seen.type, 0.0))}"
         return way.rejected("limited", refusal) if refusal else way
+
+    def _refused_as_decided(self, way: Way, commitment: Commitment) -> bool:
+        """Whether a limit stands in the way even if the job starts as it was decided."""
+        return bool(self.room.refusal(replace(commitment, cost_usd=way.seen.cost_usd)))
 
     def _take(self, job: PendingJob, here: _Here, best: Way, ways: Sequence[Way]) -> Decision:
         self.bursts.take(best)

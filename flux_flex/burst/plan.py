@@ -24,7 +24,8 @@ class Rented:
     """A burst that was asked for and is not over.
 
     ``matcher`` knows what runs, or will, on its ``nodes`` nodes: asked for at ``requested_s``,
-    usable from ``ready_s``, needed until ``busy_until_s``. All of them count to ``user``.
+    usable from ``ready_s``, needed until ``busy_until_s``. All of them count to ``user``. The
+    budget has to cover it until ``at_most_s``, when that is later.
     """
 
     burst: str
@@ -36,6 +37,7 @@ class Rented:
     busy_until_s: float
     user: str
     matcher: EmbeddedMatcher = field(repr=False)
+    at_most_s: float = 0.0
 
     @property
     def cost_per_hour_usd(self) -> float:
@@ -51,6 +53,8 @@ class Snapshot:
     beyond now; ``next_burst`` numbers the next new burst. ``rooms`` has, by node type, how many
     nodes each of the hosts' slots takes that no burst is in; None where none are needed.
     ``closed`` says of a provider's type, by both names, why it is not asked for now.
+    ``longest_s`` has, by node type, the longest time limit of any job that may come to run on nodes
+    of it instead of the one that they are rented for, while the budget has to cover it.
     ``flux_tells``: what jobs have as Flux's own estimate is of this moment, so it is believed.
     """
 
@@ -64,6 +68,7 @@ class Snapshot:
     next_burst: int = 0
     rooms: Mapping[str, Sequence[int]] | None = None
     closed: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    longest_s: Mapping[str, float] = field(default_factory=dict)
     flux_tells: bool = False
 
 

@@ -43,6 +43,13 @@ def too_large(most: int, nodes: int, *, exact: bool) -> str:
     return f"at most {most} node{'s' * (most != 1)} may be rented at once, {takes}"
 
 
+def at_worst(longest_s: float) -> str:
+    """Why the budget has to cover more than a job costs."""
+    if math.isinf(longest_s):
+        return "as a job without a time limit waits, which could take its nodes"
+    return f"as a job of {format_duration(longest_s)} waits, which could take its nodes"
+
+
 def no_room(node_type: str, nodes: int) -> str:
     """No slot of this type takes so many nodes and is free."""
     hosts = f"{nodes} hosts" if nodes > 1 else "a host"

@@ -1,123 +1,27 @@
 """What a decision sees of a running instance: its queue, what runs, and what is rented.
 
-    queue = read_queue(instance, known, depth=32)
-    snapshot = snapshot_of(queue, book, slots, types, config)
-
-Jobspecs and allocations do not change, so ``known`` keeps them between decisions, and a decision
-costs one listing of jobs however long they have been waiting.
+snapshot = snapshot_of(queue, book, slots, types, config)
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
 
+from flux_flex.burst.budget import longest_by_type, longest_coming
 from flux_flex.burst.catalog import NodeType
 from flux_flex.burst.config import BurstConfig
 from flux_flex.burst.ledger import Book, Entry, State
 from flux_flex.burst.market import rented_matcher
 from flux_flex.burst.plan import QueuePolicy, Rented, Snapshot
-from flux_flex.burst.select import PendingJob
+from flux_flex.burst.queue import Queue, Running
 from flux_flex.burst.slots import Slot, rooms_of
-from flux_flex.errors import BadInput, Busy, FlexError, Unsatisfiable
-from flux_flex.host.instance import Instance, JobInfo, JobState
+from flux_flex.errors import BadInput, Busy, Unsatisfiable
 from flux_flex.match.embedded import EmbeddedMatcher
 from flux_flex.model.graph import graph_from_r
-from flux_flex.model.jobspec import Jobspec, parse_jobspec
-from flux_flex.model.rv1 import RankResources, ResourceSet, parse_r
+from flux_flex.model.rv1 import RankResources, ResourceSet
 
 # A job that should be over by now, and is not: how much longer it is taken to need.
 _OVERDUE_S = 60.0
-# What `flux submit` gives, and what a job counts as that is only held until its nodes are up.
-_DEFAULT_PRIORITY = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A job that runs: its R, and until when it may, 0.0 for without limit."""
-
-    jobid: int
-    resources: ResourceSet
-    start_s: float
-    end_s: float
-
-
-@dataclass
-class Known:
-    """Jobspecs and allocations by job, as long as the jobs are there."""
-
-    jobspecs: dict[int, Jobspec | None] = field(default_factory=dict)
-    running: dict[int, Running] = field(default_factory=dict)
-
-    def keep(self, jobids: Collection[int]) -> None:
-        """Forget all other jobs."""
-        self.jobspecs = {job: spec for job, spec in self.jobspecs.items() if job in jobids}
-        self.running = {job: one for job, one in self.running.items() if job in jobids}
-
-
-@dataclass(frozen=True)
-class Queue:
-    """An instance at one moment. ``jobs`` are all that wait or run, by id; ``down`` are ranks whose
-    brokers are not there, ``drained`` says why of others; ``held`` are jobs that the controller
-    is to let go."""
-
-    now_s: float
-    resources: ResourceSet
-    down: frozenset[int]
-    drained: Mapping[int, str]
-    jobs: Mapping[int, JobInfo]
-    running: tuple[Running, ...]
-    pending: tuple[PendingJob, ...]
-    held: frozenset[int] = frozenset()
-
-
-def read_queue(instance: Instance, known: Known, *, depth: int, queue: str = "") -> Queue:
-    """The queue with the first ``depth`` jobs that wait, in the scheduler's order.
-
-    Jobs of the queue of that name may burst without saying so. A job whose jobspec or R cannot be
-    read any more, or makes no sense, is passed over. Raises FlexError where the instance does not
-    answer.
-    """
-    listed = [*instance.jobs(JobState.SCHED), *instance.jobs(JobState.RUN)]
-    jobs = {job.jobid: job for job in listed}
-    known.keep(jobs.keys())
-    waiting = sorted(
-        (job for job in jobs.values() if job.state is JobState.SCHED),
-        key=lambda job: (-_priority(job), job.t_submit, job.jobid),
-    )
-    pending: list[PendingJob] = []
-    held: set[int] = set()
-    for place, job in enumerate(waiting):
-        if len(pending) >= depth:
-            break
-        if job.jobid not in known.jobspecs:
-            _learn(instance, waiting[place : place + depth], known)
-        spec = known.jobspecs[job.jobid]
-        if spec is None or (job.urgency == 0 and not is_held_for_us(spec)):
-            continue  # held by a person
-        if job.urgency == 0:
-            held.add(job.jobid)
-        if queue and spec.system.get("queue") == queue and not spec.burstable:
-            spec = replace(spec, user={**spec.user, "burstable": True})
-        pending.append(
-            PendingJob(job.jobid, spec, job.user, _priority(job), job.t_submit, job.t_estimate)
-        )
-    return Queue(
-        now_s=instance.now(),
-        resources=parse_r(instance.resources()),
-        down=frozenset(instance.down()),
-        drained=instance.drained(),
-        jobs=jobs,
-        running=_running(instance, jobs.values(), known),
-        pending=tuple(pending),
-        held=frozenset(held),
-    )
-
-
-def is_held_for_us(spec: Jobspec) -> bool:
-    """Whether `flux submit --burst` submitted the job: held until it is decided about."""
-    flex = spec.user.get("flex")
-    return spec.burstable and isinstance(flex, Mapping) and flex.get("held") is True
 
 
 def snapshot_of(
@@ -131,6 +35,8 @@ def snapshot_of(
 ) -> Snapshot:
     """All that a decision knows, from the instance and the ledger."""
     placeholders = {rank for slot in slots for rank in slot.ranks}
+    is_limited = config.limits.budget is not None
+    coming_s = longest_coming(queue, book, slots) if is_limited else {}
     taken = {job for entry in book.bursts.values() for job in entry.jobs}
     return Snapshot(
         now_s=queue.now_s,
@@ -139,13 +45,15 @@ def snapshot_of(
         rented=[
             rented
             for entry in book.bursts.values()
-            if (rented := _rented(entry, queue, slots, types)) is not None
+            if (rented := _rented(entry, queue, slots, types, coming_s.get(entry.burst, 0.0)))
+            is not None
         ],
         spent_usd=book.spent_usd(queue.now_s - config.limits.period, queue.now_s),
         config=config,
         queue_policy=queue_policy,
         rooms=rooms_of(slots, book),
         closed=closed or {},
+        longest_s=longest_by_type(queue, book, slots) if is_limited else {},
         flux_tells=True,
     )
 
@@ -183,38 +91,6 @@ def _hold(
         return  # it ended between two answers, and somebody else is there
 
 
-def _running(instance: Instance, jobs: Iterable[JobInfo], known: Known) -> tuple[Running, ...]:
-    """Those of the jobs that run and have an R."""
-    running = {job.jobid: job for job in jobs if job.state is JobState.RUN}
-    new = instance.allocations([job for job in running if job not in known.running])
-    for jobid, R in new.items():
-        job, resources = running[jobid], parse_r(R)
-        start_s = job.t_run or instance.now()
-        end_s = resources.expiration
-        if not end_s:
-            _learn(instance, [job], known)
-            spec = known.jobspecs[jobid]
-            limit_s = spec.duration_s if spec is not None else 0.0
-            end_s = start_s + limit_s if limit_s else 0.0
-        known.running[jobid] = Running(jobid, resources, start_s, end_s)
-    return tuple(known.running[jobid] for jobid in running if jobid in known.running)
-
-
-def _learn(instance: Instance, jobs: Iterable[JobInfo], known: Known) -> None:
-    """Read the jobspecs of jobs that are not known yet; None for one that makes no sense."""
-    new = [job.jobid for job in jobs if job.jobid not in known.jobspecs]
-    found = instance.jobspecs(new)
-    for jobid in new:
-        try:
-            known.jobspecs[jobid] = parse_jobspec(found[jobid]) if jobid in found else None
-        except FlexError:
-            known.jobspecs[jobid] = None
-
-
-def _priority(job: JobInfo) -> int:
-    return job.priority if job.urgency else _DEFAULT_PRIORITY
-
-
 # -- what is rented ------------------------------------------------------------------------------
 
 
@@ -223,8 +99,12 @@ def _rented(
     queue: Queue,
     slots: Sequence[Slot],
     types: Mapping[str, NodeType],
+    longest_s: float,
 ) -> Rented | None:
-    """A burst with the jobs that run on it or wait for it; None where it takes no more jobs."""
+    """A burst with the jobs that run on it or wait for it; None where its type is not known.
+
+    When it is there, a job of ``longest_s`` may start on it.
+    """
     node_type = types.get(entry.rental.type)
     if node_type is None:
         return None
@@ -264,6 +144,7 @@ def _rented(
         busy_until_s=busy_until_s,
         user=entry.user,
         matcher=matcher,
+        at_most_s=ready_s + longest_s,
     )
 
 

@@ -70,13 +70,14 @@ class Bursts:
         self.next_burst = snapshot.next_burst
         self.rooms = snapshot.rooms
         self.closed = snapshot.closed
+        self.longest_s = snapshot.longest_s
         self.orders: dict[str, Order] = {}
         self.joined: dict[str, list[Placed]] = {}
 
     def commitments(self) -> Iterator[Commitment]:
         """What the bursts of the snapshot take of the limits, and will have cost from now on."""
         for one in self.existing:
-            left_s = max(0.0, self._paid_s(one.busy_until_s))
+            left_s = max(0.0, self._paid_s(max(one.busy_until_s, one.at_most_s)))
             hourly = one.cost_per_hour_usd
             yield Commitment(one.user, one.nodes, hourly, hourly * left_s / 3600)
 
@@ -186,14 +187,16 @@ class Bursts:
         if not self._has_room(grown):
             return
         cost = self._cost_usd(grown) - self._cost_usd(order)
-        yield _ordering(grown, grown.nodes - order.nodes, cost, joins=order.burst)
+        worst = self._worst_usd(grown) - self._worst_usd(order)
+        yield _ordering(grown, grown.nodes - order.nodes, cost, worst, joins=order.burst)
 
     def _new(self, provider: Provider, node_type: NodeType, job: PendingJob) -> Way:
         burst = f"burst-{self.next_burst + len(self.orders)}"
         ready_s = self.now_s + provider.boot
         packing = alone(job, node_type, ready_s)
         order = Order(burst, provider.name, node_type, packing.nodes, ready_s, packing.placed)
-        way = _ordering(order, order.nodes, self._cost_usd(order), joins="")
+        cost, worst = self._cost_usd(order), self._worst_usd(order)
+        way = _ordering(order, order.nodes, cost, worst, joins="")
         if self._has_room(order):
             return way
         return way.rejected("limited", no_room(node_type.name, order.nodes))
@@ -214,13 +217,20 @@ class Bursts:
         hourly = order.nodes * order.node_type.price_per_hour_usd
         return hourly * self._paid_s(order.end_s) / 3600
 
+    def _worst_usd(self, order: Order) -> float:
+        """The same if the longest job that may take its nodes starts as soon as they are up."""
+        hourly = order.nodes * order.node_type.price_per_hour_usd
+        longest_s = self.longest_s.get(order.node_type.name, 0.0)
+        return hourly * self._paid_s(max(order.end_s, order.ready_s + longest_s)) / 3600
+
     def _paid_s(self, end_s: float) -> float:
         """Nodes are paid from the request, which is now, until they have idled and are gone."""
         return end_s - self.now_s + self.config.idle_timeout + self.config.release
 
 
-def _ordering(order: Order, new_nodes: int, cost: float, *, joins: str) -> Way:
-    """The way for the last job of an order that adds ``new_nodes`` and ``cost`` US dollars."""
+def _ordering(order: Order, new_nodes: int, cost: float, worst: float, *, joins: str) -> Way:
+    """The way for the last job of an order that adds ``new_nodes`` and ``cost`` US dollars, or
+    ``worst`` for the budget."""
     placed, node_type = order.placed[-1], order.node_type
     hourly = new_nodes * node_type.price_per_hour_usd
     return Way(
@@ -235,5 +245,5 @@ def _ordering(order: Order, new_nodes: int, cost: float, *, joins: str) -> Way:
             burst=joins,
         ),
         order=order,
-        commitment=Commitment(placed.job.user, new_nodes, hourly, cost),
+        commitment=Commitment(placed.job.user, new_nodes, hourly, worst),
     )

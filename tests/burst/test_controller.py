@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from burst_site import BOOT_S, OWN, World, job_of, slots_of
@@ -12,6 +13,7 @@ from flux_flex.burst.config import Limits
 from flux_flex.burst.ledger import KEY, State
 from flux_flex.burst.providers import Observed, Phase
 from flux_flex.host.instance import JobState
+from flux_flex.model.rv1 import ResourceSet
 
 
 class Slow(Inline):
@@ -271,15 +273,56 @@ def test_a_budget_defers_what_it_does_not_cover() -> None:
     assert world.verdict(job).startswith("deferred: the budget of $1.00")
 
 
+def longer_job(nodes: int, **system: object) -> dict[str, Any]:
+    spec = job_of(nodes, duration_s=7200)
+    spec["attributes"]["system"].update({"burstable": False, **system})
+    return spec
+
+
+def test_nothing_is_rented_that_a_longer_job_could_take_beyond_the_budget() -> None:
+    world = World(limits=Limits(budget=20.0, period=86400.0))
+    longer = world.instance.submit(longer_job(5), urgency=20)
+    job = world.submit(4)
+    world.run(60)
+    assert world.provider.rents == 0
+    assert world.verdict(job).startswith("deferred: the budget of $20.00 in 24h leaves $20.00")
+    assert world.verdict(job).endswith("as a job of 2h waits, which could take its nodes")
+    world.instance.cancel(longer)
+    world.run(60)
+    assert world.provider.rents == 1
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param(longer_job(7), id="too large"),
+        pytest.param(longer_job(2, constraints={"hostlist": ["own0", "own1"]}), id="elsewhere"),
+    ],
+)
+def test_a_longer_job_that_cannot_run_on_rented_nodes_is_in_nobody_s_way(
+    spec: dict[str, Any],
+) -> None:
+    world = World(limits=Limits(budget=20.0, period=86400.0))
+    world.instance.start(
+        world.instance.submit(longer_job(1)), ResourceSet(tuple(world.targets[:1])).to_r()
+    )
+    world.instance.submit(spec)
+    job = world.submit(4)
+    world.run(30)
+    assert world.verdict(job).startswith("burst: ")
+
+
 def test_nodes_that_come_up_are_not_opened_to_a_longer_job_that_the_budget_does_not_cover() -> None:
     world = World(limits=Limits(budget=20.0, period=86400.0))
-    spec = job_of(5, duration_s=7200)
-    spec["attributes"]["system"]["burstable"] = False
-    longer = world.instance.submit(spec, urgency=20)
     world.submit(4)
-    world.run(3600, until=lambda: not world.provider.rented and world.provider.rents > 0)
+    world.run(60)
+    longer = world.instance.submit(longer_job(5), urgency=20)
+    world.run(3600, until=lambda: not world.provider.rented)
     assert world.provider.rents == 1
     assert world.state(longer) is JobState.SCHED
+    assert not world.controller.ledger.book.protected
+    left = next(event for event in world.instance.log(KEY) if event.name == "leave")
+    assert left.context["reason"] == "the budget does not cover what may start there"
 
 
 def test_nothing_is_rented_out_of_hours() -> None:
