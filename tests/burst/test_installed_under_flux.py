@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from flux_site import FCFS, LONG_S, ROOT, needs_module_python, opened
+from flux_site import FCFS, LONG_S, ROOT, Site, needs_module_python, opened
 
 pytestmark = [
     pytest.mark.flux,
@@ -63,8 +64,35 @@ def test_instance_loads_the_controller_takes_burst_and_ends_clean(etc: Path) -> 
         site.flux("job", "wait-event", "--timeout=50", job, "clean")
         assert site.flux("jobs", "-no", "{status} {nodelist}", job) == "COMPLETED burst-0-[0-1]"
         site.wait_for("gone")
+        told = told_by_doctor(site)
+        del told["burst-catalog"]  # its prices grow stale with the years
+        assert told == {
+            "burst": ("warning", ""),
+            "burst-scheduler": ("found", "fcfs"),
+            "burst-hosts": ("found", ""),
+            "burst-lead": ("found", ""),
+            "burst-secrets": ("found", ""),
+            "burst-controller": ("found", "module flex-burst"),
+            "burst-option": ("found", str(etc)),
+        }
         # That the broker ends with 0, with the module still loaded, is seen to on the way out.
         assert site.is_served()
+
+
+WORDS = ("fcfs", "module flex-burst")
+
+
+def told_by_doctor(site: Site) -> dict[str, tuple[str, str]]:
+    """What doctor says of bursting there: the status, and which of the words or paths it tells."""
+    env = {**site.env, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-m", "flux_flex", "doctor", "--check", "burst", "--json"]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=LONG_S)
+    places = [word for word in env["FLUX_CLI_PLUGINPATH"].split(":") if word]
+    known = [*WORDS, *(str(Path(place).parents[1]) for place in places)]
+    return {
+        one["name"]: (one["status"], next((word for word in known if word in one["what"]), ""))
+        for one in json.loads(done.stdout)["findings"]
+    }
 
 
 def test_instance_without_the_table_is_left_alone(etc: Path) -> None:

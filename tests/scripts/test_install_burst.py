@@ -1,4 +1,4 @@
-"""scripts/install-scripts.sh --burst: what bursting needs of a Flux, put in place and taken away."""
+"""install-scripts.sh --burst: what bursting needs of a Flux, put in place and taken away."""
 
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ def test_the_module_imports_flux_flex_from_where_it_is_installed(staged: Site) -
     staged.install("--burst")
     text = staged.below("etc/flux/modules/flex-burst.py").read_text()
     shipped = (staged.checkout / "etc/flux/modules/flex-burst.py").read_text()
-    assert "_DIR@" in shipped and "_DIR@" not in text
+    assert "_DIR@" in shipped
+    assert "_DIR@" not in text
     assert str(Path(__file__).parents[2]) in text
 
 

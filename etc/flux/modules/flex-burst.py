@@ -11,6 +11,6 @@ import sys
 # Last, so that Flux's own modules are found first.
 sys.path += [path for path in ("@PACKAGE_DIR@", "@LIBRARY_DIR@") if path.startswith("/")]
 
-from flux_flex.cli.burst_serve import mod_main  # noqa: E402
+from flux_flex.cli.burst_serve import mod_main
 
 __all__ = ["mod_main"]
