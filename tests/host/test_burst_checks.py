@@ -438,6 +438,8 @@ def test_without_a_controller_the_module_is_installed_configured_or_loaded(world
     lines = world.find("burst-controller").remedy.splitlines()
     assert load in lines[0]
     assert lines[1:] == ["[flex-burst]", 'config = "/etc/flux/flex.toml"']
+    world.says("flux getattr config.path", "/etc/flux/broker.toml\n")
+    assert "in /etc/flux/broker.toml, then" in world.find("burst-controller").remedy
     world.remove("/etc/flux/modules/flex-burst.py")
     remedy = world.find("burst-controller").remedy
     assert remedy.startswith("sudo scripts/install-scripts.sh --burst /etc/flux/system")

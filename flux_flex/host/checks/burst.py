@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 
 from flux_flex.host.checks.findings import Finding, Problem, judged
@@ -15,7 +16,7 @@ from flux_flex.host.scheduling import QMANAGER, Scheduling, scheduling_of
 MODULE = "flex-burst"
 
 _ENOUGH = "--setattr=burstable is enough, --burst works too"
-_NO_INSTANCE = "no instance answers: whoever runs this has none"
+_NO_INSTANCE = "no broker answers: ask inside the instance, or with FLUX_URI"
 _PLUGIN = re.compile(r"^FlexBurst loaded from (/.*)$", re.MULTILINE)
 _BY_HAND = "flux submit --urgency=hold --setattr=burstable --setattr=flex.held"
 _BROKERMOD = f"{WITHOUT_CWD} import flux.brokermod"
@@ -106,8 +107,9 @@ def controller(survey: Survey) -> Finding:
 def _trouble_of(survey: Survey, status: Mapping[str, object], is_module: bool) -> Iterator[Problem]:
     protected = at(status, "protected")
     for provider, why in protected.items() if isinstance(protected, Mapping) else ():
-        remedy = f"flux-flex burst start --provider {provider}    # once it is mended"
-        yield Problem(f"nothing is rented from {provider} any more: {why}", remedy)
+        start = f"flux-flex burst start --provider {shlex.quote(str(provider))}"
+        what = f"nothing is rented from {provider} any more: {why}"
+        yield Problem(what, f"{start}    # once it is mended")
     if at(status, "deciding") is False:
         yield Problem("it was stopped: nothing more is rented", "flux-flex burst start", "warning")
     slots, wanted = at(status, "slots", "total"), len(survey.settings.burst.slots)
@@ -153,7 +155,7 @@ def _module_place(survey: Survey) -> str:
 
 
 def _load(survey: Survey) -> str:
-    return f"flux module load {_module_place(survey)} {survey.settings.burst.file}"
+    return shlex.join(["flux", "module", "load", _module_place(survey), survey.settings.burst.file])
 
 
 def _install(survey: Survey) -> str:
@@ -190,7 +192,10 @@ def option(survey: Survey) -> Finding:
     except OSError:
         mode = 0
     if mode & 0o022:
-        what, remedy = f"others can write {found[1]}", survey.as_root(f"chmod go-w {found[1]}")
+        what, remedy = (
+            f"others can write {found[1]}",
+            survey.as_root(f"chmod go-w {shlex.quote(found[1])}"),
+        )
         return Finding(name, "missing", what, remedy)
     return Finding(name, "found", f"flux submit --burst, from {found[1]}")
 

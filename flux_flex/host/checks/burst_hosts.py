@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -201,12 +202,12 @@ def _secret_problems(survey: Survey, secret: Secret) -> Iterator[Problem]:
         yield Problem(f"{path} is not a file", secret.remedy)
         return
     if about.st_mode & 0o077:
-        renew = f"{survey.as_root(f'chmod 0400 {path}')}    # and make a new one: it may be known"
-        mode = f"{stat.S_IMODE(about.st_mode):04o}"
-        yield Problem(f"others can read {path}: its mode is {mode}", renew)
+        chmod = survey.as_root(f"chmod 0400 {shlex.quote(path)}")
+        what = f"others can read or write {path}: its mode is {stat.S_IMODE(about.st_mode):04o}"
+        yield Problem(what, f"{chmod}    # and make a new one: it may be known")
     owner = _owner(survey)
     if owner is not None and about.st_uid != owner:
-        copy = survey.as_root(f"install -m 400 -o {owner} {path} COPY")
+        copy = survey.as_root(f"install -m 400 -o {owner} {shlex.quote(path)} COPY")
         what = f"{path} belongs to uid {about.st_uid}, and the instance to {owner}"
         yield Problem(what, f"{copy}    # and name the copy in flex.toml")
 
