@@ -19,12 +19,17 @@ FLUX_PREFIX (default: the flux on PATH, else /usr):
   SYSTEM_DIR/../rc1.d, rc3.d          let "usernetes attr" work in nested instances
   SYSTEM_DIR/../flex.toml             the configuration, if there is none
   the command "flux flex", and the job validator, among Flux's own commands
+With --burst, on the lead and where users submit jobs:
+  SYSTEM_DIR/../modules/flex-burst.py         the burst controller
+  SYSTEM_DIR/../modprobe/rc1.d, rc3.d         load it in instances with [flex-burst], remove it
+  SYSTEM_DIR/../cli/plugins/flux-flex-burst.py    the option --burst of "flux submit"
 A file that is not from flux-flex is never replaced.
 
   --python PATH  the Python that has flux_flex (default: the first that has it of $PYTHON,
                  .venv/bin/python of this checkout, and python3 on PATH)
   --span         have the span of every job recorded, not only of those with a Usernetes;
                  each job of several nodes then waits for one Python
+  --burst        also install what grows the system onto rented nodes
   --dry-run      print what would be done, and change nothing
   --uninstall    take away what was installed, and nothing else
   --help         print this
@@ -60,6 +65,8 @@ misused() {
 dry_run=false
 uninstall=false
 with_span=false
+with_burst=false
+had_burst=false
 python=
 system=
 prefix=
@@ -69,6 +76,7 @@ while [ $# -gt 0 ]; do
     --dry-run) dry_run=true ;;
     --uninstall) uninstall=true ;;
     --span) with_span=true ;;
+    --burst) with_burst=true ;;
     --python)
         [ -n "${2:-}" ] || misused "--python needs a path"
         python=$2
@@ -199,6 +207,9 @@ remedy="Make one that only root can change, as root:
 and run this again with --python /opt/flux-flex/bin/python"
 
 # ---- the Python that runs flux_flex ---------------------------------------------------------
+
+# Python's -c would import from where we are, before all other places.
+without_cwd='import sys; sys.path[:] = filter(None, sys.path);'
 
 # Where it finds flux_flex, and every place that it imports from; nothing is imported here.
 imports_from='
@@ -393,6 +404,17 @@ rendered() { # TEMPLATE: prints the path of what becomes of it
 }
 
 span=prolog.d/51-flux-flex-span
+module=$etc/modules/flex-burst.py
+option=$etc/cli/plugins/flux-flex-burst.py
+
+# The module is where modprobe's rc1.d/flux-flex.py looks for it.
+each_burst_file() {
+    "$1" modules/flex-burst.py "$module" 644
+    "$1" modprobe/rc1.d/flux-flex.py "$etc/modprobe/rc1.d/flux-flex.py" 644
+    "$1" modprobe/rc3.d/flux-flex.py "$etc/modprobe/rc3.d/flux-flex.py" 644
+    "$1" plugins/flux-flex-burst.py "$option" 644
+}
+note_burst() { if ours "$destdir$2"; then with_burst=true; fi; }
 
 # Calls $1 with: what it is made from, where it goes, its mode.
 each_file() {
@@ -406,6 +428,8 @@ each_file() {
     "$1" rc3.d/50-flux-flex "$etc/rc3.d/50-flux-flex" 755
     "$1" cmd/flux-flex "$command_dir/flux-flex" 755
     "$1" flux-flex-validator.py "$validator" 644
+    each_burst_file note_burst
+    if $with_burst; then each_burst_file "$1"; fi
 }
 
 must_have() { [ -r "$source/$1" ] || fail "$source/$1 is missing: this is not a whole checkout"; }
@@ -467,6 +491,9 @@ warn_of_other_directory() {
     say "Note: this Flux has its files in $reads, not in $etc. By itself it runs neither"
     say "$system/prolog.d nor $etc/rc1.d. Install into $reads/system,"
     say "or name the scripts in the configuration and set FLUX_RC_EXTRA=$etc"
+    $with_burst || return 0
+    say "For bursting, brokers need FLUX_MODPROBE_PATH_APPEND=$etc/modprobe, and users"
+    say "FLUX_CLI_PLUGINPATH=$etc/cli/plugins"
 }
 
 warn_of_closed_python() {
@@ -489,14 +516,43 @@ warn_of_validator() {
     say "Flux's own Python cannot load it: $(say "$complaint" | tail -n 1)"
 }
 
+# What this Flux cannot do with what was installed. It is only looked at, nothing is loaded.
+warn_of_burst() {
+    $with_burst && ! $dry_run && [ -z "$destdir" ] && [ -x "$flux" ] || return 0
+    if ! "$flux" python -c "$without_cwd import flux.brokermod" >/dev/null 2>&1; then
+        say
+        say "Note: this Flux loads no modules that are written in Python. Have the instance's owner"
+        say "run \"flux-flex burst serve\" instead, as a service that is started again when it ends."
+    elif [ -r "$module" ] && ! complaint=$("$flux" python "$module" 2>&1); then
+        say
+        say "Warning: the burst controller would not load, since Flux's own Python cannot import it:"
+        say "$(say "$complaint" | tail -n 1). Make flux_flex's Python of the version of Flux's,"
+        say "or run \"flux-flex burst serve\" instead."
+    fi
+    if ! "$flux" python -c "$without_cwd import flux.cli.plugin" >/dev/null 2>&1; then
+        say
+        say "Note: this Flux has no plugins of its commands, so no \"flux submit --burst\". Users write"
+        say "--urgency=hold --setattr=burstable --setattr=flex.held instead."
+    fi
+}
+
+note_loaded() {
+    say
+    say "Note: where an instance has the burst controller loaded (flux module list), run"
+    say "\"flux module remove flex-burst\" there before it stops: nothing else does so now."
+}
+
 report() {
     warn_of_single_script prolog
     warn_of_single_script epilog
     warn_of_other_directory
     warn_of_closed_python
     warn_of_validator
+    warn_of_burst
+    burst_config=
+    if $with_burst; then burst_config=$etc/flex.toml; fi
     "$python" -I "$here/missing_config.py" "$destdir$system" "$destdir$etc/imp" \
-        "$validator" "$command_dir" "$system" ||
+        "$validator" "$command_dir" "$system" "$burst_config" ||
         note_trouble "The configuration could not be looked at."
     case $validator in
     *,*)
@@ -510,7 +566,9 @@ report() {
 if $dry_run; then say "Dry run: nothing is changed."; fi
 if $uninstall; then
     say "Taking flux-flex away:"
+    if present "$destdir$etc/modprobe/rc3.d/flux-flex.py"; then had_burst=true; fi
     remove_all
+    if $had_burst; then note_loaded; fi
 else
     install_all
     report

@@ -1,7 +1,8 @@
 """What the configuration of a broker and of its IMP still lacks before they run flux-flex.
 
-    python missing_config.py SYSTEM_DIR IMP_DIR VALIDATOR CMD_DIR SCRIPT_DIR
+    python missing_config.py SYSTEM_DIR IMP_DIR VALIDATOR CMD_DIR SCRIPT_DIR FLEX_TOML
 
+FLEX_TOML is empty where the burst controller is not installed.
 install-scripts.sh runs it. It reads SYSTEM_DIR/conf.d/*.toml and IMP_DIR/conf.d/*.toml as Flux
 does (sorted, tables merged, a later value for an earlier one), changes nothing, and prints the
 lines to add. It sees files only: what is loaded or set in a running broker, it does not.
@@ -153,9 +154,12 @@ def report(title: str, config: Config, findings: list[Finding]) -> list[str]:
 
 
 def main(argv: list[str]) -> int:
-    system_dir, imp_dir, validator, cmd_dir, script_dir = argv
+    system_dir, imp_dir, validator, cmd_dir, script_dir, flex_toml = argv
     broker = Config(Path(system_dir, "conf.d"))
     missing = list(broker_lacks(broker, validator, script_dir))
+    if flex_toml and not isinstance(broker.get("flex-burst"), dict):
+        what = "The burst controller is not loaded when the instance starts. Add:"
+        missing.append((what, ["[flex-burst]", f"config = {json.dumps(flex_toml)}"]))
     lines = report("Broker configuration", broker, missing)
     if uses_imp(broker):
         imp = Config(Path(imp_dir, "conf.d"))

@@ -35,4 +35,4 @@ except Exception as error:  # noqa: BLE001  # too old a Python fails in many way
 
 
 if __name__ == "__main__":
-    sys.exit(reason)
+    sys.exit(reason or 0)  # an empty text would be an error, too

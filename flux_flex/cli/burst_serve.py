@@ -51,7 +51,7 @@ def mod_main(handle: Any, *args: str) -> None:
 def _run(handle: Any, *, is_module: bool, config: str | None) -> None:
     site = load_config(Path(config) if config else None)
     instance = FluxInstance(handle=handle)
-    settings: Settings = settings_of(site, queue_policy_of(instance))
+    settings: Settings = settings_of(site, queue_policy_of(instance, site.burst.queue))
     provider = open_provider(site, instance)
     providers: Mapping[str, Provider] = {site.burst.provider: provider}
     calls = Threads(on_end=lambda: reactor.wake())

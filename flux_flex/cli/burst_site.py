@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,9 @@ from flux_flex.burst.providers import ENTRY_POINTS, Provider
 from flux_flex.burst.slots import Slot
 from flux_flex.config import FlexConfig, slots_of
 from flux_flex.errors import BadInput
+from flux_flex.host.flux_answers import RpcError
 from flux_flex.host.flux_instance import FluxInstance
+from flux_flex.host.scheduling import scheduling_of
 from flux_flex.simulate.files import read_yaml
 
 # How long nodes are paid for after they have idled away: draining, and the provider's own time.
@@ -29,7 +32,7 @@ if TYPE_CHECKING:  # brings the kubernetes package, which only that provider nee
 
 OURS = ("local", "kubernetes", "eks", "fluxburst")
 
-# Flux's own names for what fluxion's qmanager calls by others.
+# The policies that the start estimate knows, by what schedulers call theirs.
 _POLICIES: dict[str, QueuePolicy] = {
     "fcfs": "fcfs", "easy": "easy", "conservative": "conservative", "hybrid": "conservative",
 }  # fmt: skip
@@ -96,10 +99,19 @@ def _local_minute(seconds: float) -> int:
     return there.tm_hour * 60 + there.tm_min
 
 
-def queue_policy_of(instance: FluxInstance) -> QueuePolicy:
-    """The policy of the running qmanager; that of sched-simple is fcfs."""
-    configured = instance.configuration("sched-fluxion-qmanager.queue-policy")
-    return _POLICIES.get(str(configured), "fcfs")
+def queue_policy_of(instance: FluxInstance, queue: str = "") -> QueuePolicy:
+    """The policy of the running scheduler for a queue, or for jobs that name none."""
+
+    def ask(topic: str) -> Mapping[str, object] | None:
+        try:
+            return instance.rpc(topic, nodeid=0)
+        except RpcError as error:
+            if error.errno in (errno.ENOSYS, errno.EPERM):
+                return None
+            raise
+
+    found = scheduling_of(ask, instance.rpc("config.get", nodeid=0))
+    return _POLICIES.get(found.policy_of(queue) if found else "", "fcfs")
 
 
 def open_provider(site: FlexConfig, instance: FluxInstance) -> Provider:

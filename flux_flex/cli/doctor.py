@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import difflib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 
 from rich.console import Console
 
 from flux_flex.cli import printable
 from flux_flex.cli.console import console, plain_table, print_json, word
-from flux_flex.config import DEFAULT_PATH, PATH_VARIABLE, FlexConfig, load_config
+from flux_flex.config import DEFAULT_PATH, PATH_VARIABLE, BurstSettings, FlexConfig, load_config
 from flux_flex.errors import BadInput, FlexError
-from flux_flex.host.checks import BURSTING, CHECKS, USERNETES, Check, look
+from flux_flex.host.checks import BURST_CHECKS, BURSTING, CHECKS, USERNETES, Check, look
 from flux_flex.host.checks.findings import Finding, Status
 from flux_flex.host.checks.machine import Machine
 from flux_flex.host.checks.survey import Settings, Survey
@@ -33,7 +34,7 @@ _MOST_LINES = 30
 def run(options: argparse.Namespace) -> int:
     """Run the command: 0 if nothing that is needed is missing, else 1. BadInput for --check."""
     config, finding = _read_config()
-    checks = _chosen(_all_checks(config, finding), options.check)
+    checks = _chosen(_all_checks(config, finding, options.check), options.check)
     survey = Survey(Machine(), _settings(config))
     findings = ((check, _plain(look(check, survey))) for check in checks)
     if options.json:
@@ -58,24 +59,50 @@ def _read_config() -> tuple[FlexConfig, Finding]:
 
 
 def _settings(config: FlexConfig) -> Settings:
+    from flux_flex.cli.doctor_burst import surveyed
+
     usernetes = config.usernetes
+    file = os.path.abspath(os.environ.get(PATH_VARIABLE) or DEFAULT_PATH)
     return Settings(
         container_engine=usernetes.container_engine,
         compose=usernetes.compose,
         path=usernetes.path,
         total_s=usernetes.deadlines.total,
         teardown_s=usernetes.deadlines.teardown,
+        burst=surveyed(config.burst, file),
     )
 
 
-def _all_checks(config: FlexConfig, finding: Finding) -> list[Check]:
-    """Those of the machine, with those that rooms beyond host/ are needed for."""
+def _all_checks(config: FlexConfig, finding: Finding, names: Sequence[str]) -> list[Check]:
+    """Those of the machine, with those that rooms beyond host/ are needed for.
+
+    Where the site does not burst, the checks for that are there only if some are asked for by name.
+    """
     return [
         Check("config", USERNETES, lambda _: finding),
         *(check for check in CHECKS if check.needed_for == USERNETES),
         Check("template", USERNETES, lambda _: _template(config.usernetes.template)),
         *(check for check in CHECKS if check.needed_for == BURSTING),
+        *_burst_checks(config.burst, names),
     ]
+
+
+def _burst_checks(burst: BurstSettings, names: Sequence[str]) -> list[Check]:
+    from flux_flex.cli.doctor_burst import catalog, config, is_configured
+
+    today = datetime.datetime.now(datetime.timezone.utc).date()
+    checks = [
+        Check("burst", BURSTING, lambda _: config(burst)),
+        Check("burst-catalog", BURSTING, lambda _: catalog(burst, today)),
+        *BURST_CHECKS,
+    ]
+    if is_configured(burst):
+        return checks
+    return [replace(check, look=_skipped(check.name)) for check in checks] if names else []
+
+
+def _skipped(name: str) -> Callable[[Survey], Finding]:
+    return lambda _: Finding(name, "skipped", "flex.toml names no provider: burst.provider")
 
 
 def _template(template: str) -> Finding:

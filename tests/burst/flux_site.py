@@ -17,7 +17,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from flux_flex.cli import main
 ROOT = Path(__file__).parents[2]
 MODULE = ROOT / "etc" / "flux" / "modules" / "flex-burst.py"
 HERE = socket.gethostname()
+NOTHING: Mapping[str, str] = {}
 # Time for a machine that has other things to do.
 LONG_S = 60.0
 
@@ -98,7 +99,9 @@ def eventually(condition: Callable[[], bool], what: str = "") -> None:
 class Site:
     """The lead broker and its folder. Commands run as a user of the instance would run them."""
 
-    def __init__(self, folder: Path, scheduler: str, *, gated: bool, more: str) -> None:
+    def __init__(
+        self, folder: Path, scheduler: str, *, gated: bool, more: str, env: Mapping[str, str]
+    ) -> None:
         self.folder = folder
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -120,6 +123,7 @@ class Site:
             "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
             "FLUX_MODPROBE_PATH_APPEND": str(ROOT / "etc" / "flux" / "modprobe"),
             "LC_ALL": "C.UTF-8",
+            **env,
         }
         self.serving: subprocess.Popen[str] | None = None
         self.broker = self._lead(scheduler)
@@ -263,14 +267,20 @@ class Site:
 
 
 @contextmanager
-def opened(scheduler: str = EASY, *, gated: bool = False, more: str = "") -> Iterator[Site]:
-    """An instance for a test; nothing of it may be left when the test has ended."""
+def opened(
+    scheduler: str = EASY, *, gated: bool = False, more: str = "", env: Mapping[str, str] = NOTHING
+) -> Iterator[Site]:
+    """An instance for a test; nothing of it may be left when the test has ended.
+
+    ``scheduler`` are lines for the lead's configuration, ``more`` keys of [burst], and ``env``
+    variables of the lead and of all commands.
+    """
     reason = absence(scheduler)
     if reason:
         pytest.skip(reason)
     # Sockets need a short path.
     with tempfile.TemporaryDirectory(prefix="ff", dir="/tmp") as name:
-        site = Site(Path(name), scheduler, gated=gated, more=more)
+        site = Site(Path(name), scheduler, gated=gated, more=more, env=env)
         try:
             yield site
             site.close()

@@ -21,17 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checks_world import SETTINGS, World, check_of
 
 from flux_flex.config import UsernetesConfig
 from flux_flex.host.checks import BURSTING, CHECKS, Check, look
 from flux_flex.host.checks.child import ask_child
 from flux_flex.host.checks.findings import Finding, Problem, judged_lines
 from flux_flex.host.checks.machine import MOST_BYTES, Answer, Machine, run_bounded
-from flux_flex.host.checks.survey import Settings, Survey
+from flux_flex.host.checks.survey import WITHOUT_CWD, Survey
 from flux_flex.host.checks.tables import at, tomllib
 from flux_flex.usernetes.state import ROOT_STATE, STATE_VARIABLE
 
-SETTINGS = Settings("", "", "/usr/local/bin:/usr/bin", total_s=1200.0, teardown_s=45.0)
 PERILOG: dict[str, Any] = {
     "exec": {"imp": "/usr/libexec/flux/flux-imp"},
     "access": {"allow-root-owner": True},
@@ -55,55 +55,6 @@ path = "/usr/libexec/flux/cmd/flux-run-epilog"
 DOCKER = {"ServerVersion": "28.2", "SecurityOptions": ["name=seccomp", "name=rootless"]}
 MODULES = ("br_netfilter", "vxlan", "ip_tables", "ip6_tables", "iptable_nat", "ip6table_nat")
 USER_CGROUP = "/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service/cgroup.controllers"
-
-
-class World:
-    """A machine in a folder: files, programs on its PATH, and what these print."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.said: dict[str, Answer] = {}
-        self.asked: list[tuple[list[str], Mapping[str, str], float]] = []
-        self.environ = {"PATH": "/usr/bin", "HOME": "/home/ann"}
-        self.uid, self.user = 1000, "ann"
-        self.settings = SETTINGS
-
-    def write(self, place: str, text: str = "", mode: int = 0o644) -> Path:
-        path = self.root / place.lstrip("/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        path.chmod(mode)
-        return path
-
-    def remove(self, place: str) -> None:
-        (self.root / place.lstrip("/")).unlink()
-
-    def program(self, *names: str, folder: str = "/usr/bin") -> None:
-        for name in names:
-            self.write(f"{folder}/{name}", mode=0o755)
-
-    def says(self, line: str, out: object = "", code: int | None = 0, err: str = "") -> None:
-        """``out`` is text, or a document that is printed as JSON."""
-        self.said[line] = Answer(code, out if isinstance(out, str) else json.dumps(out), err)
-
-    def configure(self, table: object) -> None:
-        self.says("flux config get", table)
-
-    def run(self, words: Sequence[str], environ: Mapping[str, str], timeout_s: float) -> Answer:
-        self.asked.append((list(words), environ, timeout_s))
-        child = words[0] == sys.executable
-        line = f"child {words[-1]}" if child else " ".join([Path(words[0]).name, *words[1:]])
-        return self.said.get(line, Answer(1, err=f"{line}: unscripted"))
-
-    def machine(self) -> Machine:
-        return Machine(self.root, self.environ, self.run, self.uid, self.user)
-
-    def find(self, name: str) -> Finding:
-        return look(check_of(name), Survey(self.machine(), self.settings))
-
-
-def check_of(name: str) -> Check:
-    return next(check for check in CHECKS if check.name == name)
 
 
 @pytest.fixture
@@ -323,7 +274,7 @@ def test_bindings_of_another_version_than_flux_are_missing(world: World) -> None
 def test_bindings_that_only_flux_python_has_are_a_warning(world: World) -> None:
     world.says("child bindings", {"error": "No module named 'flux'"})
     assert world.find("flux-python").status == "missing"
-    world.says("flux python -c import flux.job")
+    world.says(f"flux python -c {WITHOUT_CWD} import flux.job")
     finding = world.find("flux-python")
     assert finding.status == "warning"
     assert "flux-python==0.88.0" in finding.remedy
@@ -1210,7 +1161,7 @@ def test_real_instance_tells_whether_it_has_a_perilog(tmp_path: Path, configured
         "import json, sys; sys.path[:] = json.loads(sys.argv[1])\n"
         "from flux_flex.host.checks import CHECKS, look\n"
         "from flux_flex.host.checks.machine import Machine\n"
-        "from flux_flex.host.checks.survey import Settings, Survey\n"
+        "from flux_flex.host.checks.survey import BurstSettings, Settings, Survey\n"
         f"survey = Survey(Machine(), {SETTINGS!r})\n"
         "print(json.dumps({c.name: look(c, survey).status for c in CHECKS[:9]}))"
     )

@@ -168,6 +168,12 @@ def test_without_flux_flex_the_validator_refuses_only_jobs_that_ask(installed: S
     assert done.stderr.count("job validator does not load: ModuleNotFoundError") == 2
 
 
+def test_validator_that_loads_is_not_warned_of(installed: Site) -> None:
+    validator = commands_of(installed).parent / "flux-flex-validator.py"
+    done = flux("python", str(validator))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not on PATH: install jq")
 def test_prolog_costs_a_job_that_does_not_ask_two_fifths_of_the_known_one(installed: Site) -> None:
     known = installed.root / "known"

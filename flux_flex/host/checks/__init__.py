@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flux_flex.host.checks import (
+    burst,
+    burst_hosts,
     cloud,
     engine,
     flux,
@@ -55,6 +57,16 @@ CHECKS = (
     Check("state", USERNETES, user.state),
     Check("aws", BURSTING, cloud.aws),
     Check("crd", BURSTING, cloud.crd),
+)
+
+# For sites whose flex.toml says how they burst.
+BURST_CHECKS = (
+    Check("burst-scheduler", BURSTING, burst.scheduler),
+    Check("burst-hosts", BURSTING, burst_hosts.hosts),
+    Check("burst-lead", BURSTING, burst_hosts.lead),
+    Check("burst-secrets", BURSTING, burst_hosts.secrets),
+    Check("burst-controller", BURSTING, burst.controller),
+    Check("burst-option", BURSTING, burst.option),
 )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from flux_flex.errors import BadInput
 from flux_flex.host.checks.child import ask_child
 from flux_flex.host.checks.findings import Finding, Problem, judged, judged_lines
-from flux_flex.host.checks.survey import Survey
+from flux_flex.host.checks.survey import WITHOUT_CWD, Survey
 from flux_flex.host.checks.tables import at, listed
 from flux_flex.model.duration import format_duration, parse_duration
 
@@ -88,7 +88,7 @@ def flux_python(survey: Survey) -> Finding:
         what = f"this Python cannot import them: {said['error']}"
         if "_cffi_backend" in what or "'ply'" in what:
             return Finding(name, "missing", what, f"{pip} cffi ply")
-        if machine.ask(["flux", "python", "-c", "import flux.job"]).ok:
+        if machine.ask(["flux", "python", "-c", f"{WITHOUT_CWD} import flux.job"]).ok:
             return Finding(name, "warning", f"only `flux python` has them; {what}", install)
         return Finding(name, "missing", what, install)
     for of, told in (("the wheel", said.get("wheel")), ("the library", said.get("library"))):

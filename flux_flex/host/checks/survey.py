@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,60 @@ _LIBEXEC_DIR = "/usr/libexec/flux"
 _FILE = "flux-flex.toml"
 
 
+# Before a program for `flux python -c`, which imports from where we are before all other places.
+WITHOUT_CWD = "import sys; sys.path[:] = filter(None, sys.path);"
+# Asks the lead broker, in Flux's own Python: any user has it, and our own may lack the bindings.
+RPC_PROGRAM = f"""\
+{WITHOUT_CWD} import json, flux
+try:
+    said = {{"answer": flux.Flux().rpc(sys.argv[1], {{}}, nodeid=0).get()}}
+except OSError as error:
+    said = {{"errno": error.errno, "why": error.strerror}}
+print(json.dumps(said))
+"""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a service of the lead broker answered, or else the ``errno`` and ``why`` not."""
+
+    answer: Mapping[str, Any] | None = None
+    errno: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Secret:
+    """A file that the instance's owner alone may read; ``remedy`` makes it where there is none."""
+
+    what: str
+    path: str
+    remedy: str
+    is_certificate: bool = False
+
+
+@dataclass(frozen=True)
+class BurstSlot:
+    """The hosts that one burst of a node type may have."""
+
+    type: str
+    hosts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BurstSettings:
+    """What flex.toml, whose path is ``file``, says of bursting; ``queue``: whose jobs may burst."""
+
+    file: str = ""
+    provider: str = ""
+    queue: str = ""
+    slots: tuple[BurstSlot, ...] = ()
+    lead_name: str = ""
+    lead_address: str = ""
+    lead_port: int = 0
+    secrets: tuple[Secret, ...] = ()
+
+
 @dataclass(frozen=True)
 class Settings:
     """What flex.toml says that checks depend on. Times in seconds."""
@@ -29,6 +83,7 @@ class Settings:
     path: str
     total_s: float
     teardown_s: float
+    burst: BurstSettings = field(default_factory=BurstSettings)
 
 
 @dataclass(frozen=True)
@@ -55,6 +110,7 @@ class Survey:
         # With FLUX_URI even `flux version` asks a broker, which may not answer.
         others = {key: value for key, value in machine.environ.items() if key != "FLUX_URI"}
         self._outside = replace(machine, environ=others)
+        self._replies: dict[str, Reply] = {}
 
     def as_root(self, command: str) -> str:
         """The command as it is typed by this user to be run by root."""
@@ -102,12 +158,22 @@ class Survey:
         told = self.machine.ask(["flux", "getattr", "config.path"])
         folder = told.out.strip() if told.ok else ""
         file = f"{folder}/{_FILE}" if folder else f"DIR/{_FILE} (flux start --config-path=DIR)"
+        if folder.endswith((".toml", ".json")):  # --config-path names a file
+            file = folder
         place = "the running instance"
         table = from_json(answer.out)
         if isinstance(table, dict):
             return BrokerConfig(place, file, True, table)
         trouble = Problem(f"{place}: its configuration is no JSON", "flux config get", "unknown")
         return BrokerConfig(place, file, True, {}, trouble)
+
+    def rpc(self, topic: str) -> Reply:
+        """What the lead broker's service ``topic`` answers to an empty request."""
+        if topic not in self._replies:
+            answer = self.machine.ask(["flux", "python", "-c", RPC_PROGRAM, topic])
+            said = from_json(answer.out) if answer.ok else None
+            self._replies[topic] = _reply(said, answer.why)
+        return self._replies[topic]
 
     def read_tables(self, folder: str) -> tuple[dict[str, Any], Problem | None]:
         """The merged *.toml of a folder, or why they cannot be read."""
@@ -129,3 +195,12 @@ class Survey:
         answer = self._outside.ask(["flux", "config", "builtin", name])
         told = answer.out.strip()
         return told if answer.ok and told.startswith("/") and told.isprintable() else usual
+
+
+def _reply(said: object, why: str) -> Reply:
+    if not isinstance(said, dict):
+        return Reply(why=why)
+    answer, number = said.get("answer"), said.get("errno")
+    if isinstance(answer, dict):
+        return Reply(answer)
+    return Reply(errno=number if isinstance(number, int) else 0, why=str(said.get("why", "")))
