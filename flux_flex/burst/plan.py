@@ -51,7 +51,8 @@ class Snapshot:
     ``local`` holds the running jobs of this system; ``pending`` need not be sorted;
     ``spent_usd`` is what the running period has cost so far, without the bursts in ``rented``
     beyond now; ``next_burst`` numbers the next new burst. ``rooms`` has, by node type, how many
-    nodes each of the hosts' slots takes that no burst is in; None where none are needed.
+    nodes each of the hosts' slots takes that no burst is in, and ``largest`` what the largest one
+    takes, be it free or not; None where none are needed.
     ``closed`` says of a provider's type, by both names, why it is not asked for now.
     ``longest_s`` has, by node type, the longest time limit of any job that may come to run on nodes
     of it instead of the one that they are rented for, while the budget has to cover it.
@@ -67,6 +68,7 @@ class Snapshot:
     queue_policy: QueuePolicy = "fcfs"
     next_burst: int = 0
     rooms: Mapping[str, Sequence[int]] | None = None
+    largest: Mapping[str, int] | None = None
     closed: Mapping[tuple[str, str], str] = field(default_factory=dict)
     longest_s: Mapping[str, float] = field(default_factory=dict)
     flux_tells: bool = False

@@ -50,6 +50,13 @@ def at_worst(longest_s: float) -> str:
     return f"as a job of {format_duration(longest_s)} waits, which could take its nodes"
 
 
+def no_slot(node_type: str, room: int, nodes: int) -> str:
+    """Hosts for so many nodes of this type are set aside in no slot, free or not."""
+    if not room:
+        return f"no slot is for {node_type}"
+    return f"it takes {nodes}, a slot for {node_type} has {room} host{'s' * (room != 1)} at most"
+
+
 def no_room(node_type: str, nodes: int) -> str:
     """No slot of this type takes so many nodes and is free."""
     hosts = f"{nodes} hosts" if nodes > 1 else "a host"

@@ -51,6 +51,14 @@ def free_slot(slots: Iterable[Slot], book: Book, node_type: str, nodes: int) -> 
     return min(fitting, key=lambda slot: slot.nodes, default=None)
 
 
+def largest_of(slots: Iterable[Slot]) -> dict[str, int]:
+    """By node type, how many nodes its largest slot takes."""
+    found: dict[str, int] = {}
+    for slot in slots:
+        found[slot.type] = max(found.get(slot.type, 0), slot.nodes)
+    return found
+
+
 def rooms_of(slots: Iterable[Slot], book: Book) -> dict[str, list[int]]:
     """By node type, how many nodes each slot takes that no burst is in."""
     found: dict[str, list[int]] = {}

@@ -14,7 +14,7 @@ from flux_flex.burst.ledger import Book, Entry, State
 from flux_flex.burst.market import rented_matcher
 from flux_flex.burst.plan import QueuePolicy, Rented, Snapshot
 from flux_flex.burst.queue import Queue, Running
-from flux_flex.burst.slots import Slot, rooms_of
+from flux_flex.burst.slots import Slot, largest_of, rooms_of
 from flux_flex.errors import BadInput, Busy, Unsatisfiable
 from flux_flex.match.embedded import EmbeddedMatcher
 from flux_flex.model.graph import graph_from_r
@@ -52,6 +52,7 @@ def snapshot_of(
         config=config,
         queue_policy=queue_policy,
         rooms=rooms_of(slots, book),
+        largest=largest_of(slots),
         closed=closed or {},
         longest_s=longest_by_type(queue, book, slots) if is_limited else {},
         flux_tells=True,

@@ -26,7 +26,7 @@ from flux_flex.burst.market import (
     pack,
 )
 from flux_flex.burst.plan import Alternative, Order, Rented, Snapshot
-from flux_flex.burst.reasons import no_room, too_large
+from flux_flex.burst.reasons import no_room, no_slot, too_large
 from flux_flex.burst.select import PendingJob
 
 # open: may be taken; misfit: the job never fits there; late: not soon enough; limited: a limit
@@ -69,6 +69,7 @@ class Bursts:
         self.busy_until_s = {one.burst: one.busy_until_s for one in snapshot.rented}
         self.next_burst = snapshot.next_burst
         self.rooms = snapshot.rooms
+        self.largest = snapshot.largest
         self.closed = snapshot.closed
         self.longest_s = snapshot.longest_s
         self.orders: dict[str, Order] = {}
@@ -146,6 +147,9 @@ class Bursts:
             exact = nodes is not None or nodes_asked(job.jobspec) == bound
             why = too_large(most, nodes or bound, exact=exact)
             yield self._refused(provider, node_type, job, nodes or bound, why)
+        elif self.largest is not None and nodes > (room := self.largest.get(node_type.name, 0)):
+            never = Alternative(provider.name, node_type.name, nodes, nodes, math.inf, 0.0, 0.0)
+            yield Way(never).rejected("misfit", no_slot(node_type.name, room, nodes))
         elif not self._allowed(node_type):
             why = f"{node_type.name} is not among the types that may be rented"
             yield self._refused(provider, node_type, job, nodes, why)

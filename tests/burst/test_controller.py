@@ -257,8 +257,12 @@ def test_no_more_is_rented_than_hosts_are_set_aside() -> None:
 def test_a_job_that_no_slot_holds_is_in_nobody_s_way() -> None:
     world = World(slots=slots_of("small", 1, 4))
     large, small = world.submit(6), world.submit(4)
-    world.run(300)
-    assert world.verdict(large).startswith("deferred: no slot with 6 hosts for small")
+    world.run(30)
+    assert world.verdict(large).startswith("impossible: no type here fits: ")
+    assert {w.type: w.rejected for w in world.controller.decisions[large].alternatives} == {
+        "small": "it takes 6, a slot for small has 4 hosts at most",
+        "big": "no slot is for big",
+    }
     assert list(world.provider.rented) == ["small-0"]
     world.instance.cancel(large)
     world.run(3600, until=lambda: world.over)

@@ -61,6 +61,21 @@ def test_jobs_behind_one_that_flux_tells_about_start_no_sooner_under_fcfs() -> N
     assert of(plan, 2).local_start_s == 3 * HOUR
 
 
+@pytest.mark.parametrize(
+    ("nodes", "verdict", "why"),
+    [
+        (3, "deferred", "no slot with 3 hosts for std is free"),
+        (5, "impossible", "no type here fits: it takes 5, a slot for std has 4 hosts at most"),
+    ],
+)
+def test_a_slot_that_is_taken_defers_and_one_that_is_too_small_for_ever_is_said(
+    nodes: int, verdict: str, why: str
+) -> None:
+    seen = replace(snapshot(job(1, nodes)), rooms={"std": [2]}, largest={"std": 4})
+    one = of(decide(seen), 1)
+    assert (one.verdict, one.reason) == (verdict, why)
+
+
 def test_whether_a_job_fits_here_at_all_is_said_with_its_decision() -> None:
     plan = decide(snapshot(job(1, 2), job(2, 3)))
     assert [one.fits_here for one in plan.decisions] == [True, False]

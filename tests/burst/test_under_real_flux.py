@@ -86,8 +86,8 @@ def test_what_is_rented_can_be_asked_for_and_a_cancelled_job_gives_it_back() -> 
         assert status["bursts"]["asked"] == 1
         assert status["slots"] == {"total": 1, "free": 0}
         explained = site.asked("explain", large)
-        assert explained["verdict"] == "deferred"
-        assert explained["reason"] == site.memo(large).removeprefix("deferred: ")
+        assert explained["verdict"] == "impossible"
+        assert explained["reason"] == site.memo(large).removeprefix("impossible: ")
         assert explained["alternatives"][0]["nodes"] == 3
         assert site.asked("budget")["cost_per_hour"] == 0.72
         assert [one["name"] for one in site.asked("eventlog")["events"]] == ["intend", "asked"]
