@@ -120,3 +120,24 @@ def test_there_is_one_controller_and_drain_lets_its_jobs_end_after_it_has_gone(h
         eventually(site.nothing_is_left, "left")
         assert site.events() == NOTHING_TWICE
         assert site.asked("list") == {"bursts": []}
+
+
+@pytest.mark.parametrize("how", [AS_A_MODULE])
+def test_no_request_ends_the_module_and_with_it_the_instance(how: str) -> None:
+    ask = "import flux, sys; print(flux.Flux().rpc(*sys.argv[1:]).wait_for(20).get())"
+    with opened() as site:
+        begin(site, how)
+        for words in (["status"], ["drain", "[]"], ["drain", '{"burst": []}'], ["start", "no"]):
+            site.flux("python", "-c", ask, f"flex-burst.{words[0]}", *words[1:])
+        assert site.is_served()
+        site.unload()
+
+
+def test_serve_says_that_the_instance_has_ended() -> None:
+    with opened() as site:
+        site.serve()
+        eventually(site.is_served, "served")
+        site.broker.communicate()
+        assert site.serving is not None
+        assert site.serving.wait(60.0) == 3
+        assert "the connection to the broker is lost" in site.log()
