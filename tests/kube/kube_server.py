@@ -16,10 +16,8 @@ from __future__ import annotations
 import base64
 import copy
 import json
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
 import time
 import uuid
@@ -31,6 +29,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
+from kube_fields import grown, leaves, selects
 
 TOKEN = "token-of-the-test"
 Object = dict[str, Any]
@@ -171,7 +170,7 @@ class KubeServer:
             kept = {} if old is None else {k: old["metadata"][k] for k in ("uid",)}
             body["metadata"] = {"uid": str(uuid.uuid4())} | body["metadata"] | kept
             owners = self.owners.setdefault(key, {})
-            for path in _leaves(body):
+            for path in leaves(body):
                 owners.setdefault(path, set()).add(manager)
             self._store(key, body, "ADDED" if old is None else "MODIFIED")
             return body
@@ -235,7 +234,7 @@ class KubeServer:
         key = call.plural, call.namespace, call.name
         old = self.objects.get(key)
         owners = {path: set(who) for path, who in self.owners.get(key, {}).items()}
-        wanted, had = _leaves(body), _leaves(old or {})
+        wanted, had = leaves(body), leaves(old or {})
         taken = [
             (path, next(iter(owners[path] - {manager})))
             for path, value in wanted.items()
@@ -261,7 +260,7 @@ class KubeServer:
         for path in wanted:
             owners.setdefault(path, set()).add(manager)
         self.owners[key] = owners
-        new = _grown({**had, **wanted}) | {
+        new = grown({**had, **wanted}) | {
             "apiVersion": body["apiVersion"],
             "kind": body["kind"],
         }
@@ -298,7 +297,7 @@ class KubeServer:
     def list(self, call: Call) -> Object:
         found = [
             one for key, one in self.objects.items()
-            if key[:2] == (call.plural, call.namespace) and _selects(call.query, one)
+            if key[:2] == (call.plural, call.namespace) and selects(call.query, one)
         ]  # fmt: skip
         start = int(call.query.get("continue", "0"))
         limit = min(self.page, int(call.query.get("limit", "0")) or len(found) or 1)
@@ -329,7 +328,7 @@ class KubeServer:
                         {"type": kind, "object": one}
                         for version, plural, namespace, kind, one in self._history
                         if version > since and (plural, namespace) == (call.plural, call.namespace)
-                        and _selects(call.query, one)
+                        and selects(call.query, one)
                     ]  # fmt: skip
                     since = self._version
                     if not events and not self.news.wait(self.bookmark_s):
@@ -485,73 +484,4 @@ class _Handler(BaseHTTPRequestHandler):
 def call_rest(call: Call) -> tuple[Any, ...]:
     return (
         call.plural, call.namespace, call.name, call.query, call.headers, call.body, call.url,
-    )  # fmt: skip
-
-
-def _leaves(one: Mapping[str, Any], at: str = "") -> dict[str, Any]:
-    """Its fields that somebody can own, by path, with their values; lists as a whole."""
-    found: dict[str, Any] = {}
-    for key, value in one.items():
-        path = f"{at}\t{key}" if at else key
-        if path in ("apiVersion", "kind") or (
-            path.startswith("metadata\t") and path.split("\t")[1] not in
-            ("labels", "annotations", "ownerReferences")
-        ):  # fmt: skip
-            continue
-        if isinstance(value, Mapping) and value:
-            found |= _leaves(value, path)
-        else:
-            found[path] = value
-    return found
-
-
-def _grown(leaves: Mapping[str, Any]) -> Object:
-    grown: Object = {}
-    for path, value in leaves.items():
-        *parents, last = path.split("\t")
-        at = grown
-        for parent in parents:
-            at = at.setdefault(parent, {})
-        at[last] = copy.deepcopy(value)
-    return grown
-
-
-def _selects(query: Mapping[str, str], one: Object) -> bool:
-    labels = one["metadata"].get("labels", {})
-    for term in filter(None, query.get("labelSelector", "").split(",")):
-        key, equals, value = term.partition("=")
-        if key not in labels or (equals and labels[key] != value):
-            return False
-    for term in filter(None, query.get("fieldSelector", "").split(",")):
-        key, _, value = term.partition("=")
-        if str(one.get(key, "")) != value:
-            return False
-    return True
-
-
-def make_certificates(folder: Path) -> None:
-    """A CA, and a server's certificate for 127.0.0.1, by whatever is here that can make them."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        import pytest
-
-        pytest.skip("no openssl on PATH, which makes the loopback server's certificate")
-
-    def run(*words: str) -> None:
-        subprocess.run([openssl, *words], cwd=folder, check=True, capture_output=True)
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    (folder / "ca.cnf").write_text(
-        "[req]\ndistinguished_name=dn\nx509_extensions=ca\n[dn]\n"
-        "[ca]\nbasicConstraints=critical,CA:true\nkeyUsage=critical,keyCertSign\n"
-        "subjectKeyIdentifier=hash\n"
-        "[server]\nsubjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth\n"
-        "authorityKeyIdentifier=keyid\n"
-    )
-    config = ("-config", "ca.cnf")
-    run("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=ca", *config)
-    run("req", *key, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=kube", *config)
-    run(
-        "x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial",
-        "-out", "server.crt", "-extfile", "ca.cnf", "-extensions", "server",
     )  # fmt: skip
