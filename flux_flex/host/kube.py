@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import re
 import threading
 import time
 import urllib.parse
@@ -44,6 +45,15 @@ _PASSING = {
     HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY,
     HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT,
 }  # fmt: skip
+# An authorizer's words (apiserver, responsewriters.Forbidden), which name no content.
+_LACKS = re.compile(r'User "[^"]*" cannot \w+ (resource|path) "[^"]*"')
+_RIGHTS = "give the account the rights of docs/kubernetes-rbac.yaml"
+# Admission's, where a quota is used up.
+_QUOTA = "exceeded quota"
+# In place of a field's error of its own, by release and resource.
+_OTHER_UID = re.compile(r"metadata\.uid: Invalid value|uid mismatch|UID in precondition")
+# A 500, but it says that what was sent is not in the schema: that does not pass.
+_NOT_IN_SCHEMA = "failed to create typed patch object"
 _PAGE = 500
 _PIECE = 1 << 16
 
@@ -87,6 +97,10 @@ class KubeError(FlexError):
 
 class FieldConflict(KubeError):
     """Other field managers own what was to be applied; ``what`` names them."""
+
+
+class Replaced(KubeError):
+    """What has this name now is not the object that was meant."""
 
 
 class Expired(KubeError):
@@ -189,10 +203,15 @@ class Kube:
         return True
 
     def apply(
-        self, resource: Resource, body: Object, *, manager: str, force: bool = False
+        self, resource: Resource, body: Object, *, manager: str, force: bool = False, uid: str = ""
     ) -> Object:
-        """Apply on the server's side. Raises FieldConflict where others own a field."""
+        """Apply on the server's side. Raises FieldConflict where others own a field.
+
+        With ``uid`` only to the object that has it; raises Replaced where that is gone.
+        """
         metadata = body["metadata"]
+        if uid:
+            body = {**body, "metadata": {**metadata, "uid": uid}}
         query = {"fieldManager": manager, "fieldValidation": "Strict"}
         query |= {"force": "true"} if force else {}
         namespace = str(metadata.get("namespace", ""))
@@ -374,10 +393,12 @@ def _pieces(answer: Any) -> Iterator[bytes]:
 
 def _passes(error: KubeError, method: str) -> bool:
     """Whether the same call may go through a little later."""
-    if isinstance(error, (FieldConflict, Expired)):
+    if isinstance(error, (FieldConflict, Replaced, Expired)):
         return False
     if error.status == HTTPStatus.CONFLICT:
         return method == "PATCH"
+    if _NOT_IN_SCHEMA in error.what:
+        return False
     return error.status in _PASSING or (error.status == 0 and error.reason != "TLS")
 
 
@@ -388,7 +409,7 @@ def _refused(answer: Any, content: bytes, where: str, resource: Resource) -> Kub
             after = str(answer.headers.get("Retry-After", ""))
             wait_s = float(after) if after.isdecimal() else None
             return _error_of(status, answer.status, where, wait_s, private=resource.private)
-    remedy = _remedy(answer.status) or "see what is in between"
+    remedy = _remedy(answer.status, "") or "see what is in between"
     return KubeError(f"HTTP {answer.status}", where, remedy, answer.status)
 
 
@@ -397,9 +418,15 @@ def _error_of(
     private: bool = False,
 ) -> KubeError:  # fmt: skip
     """What a Status object says (api-concepts). ``private``: without its message, which may show
-    what was sent."""
+    what was sent, except for the words that say which right is missing or that a quota is."""
     reason = str(status.get("reason") or HTTPStatus(code).phrase)
-    said = reason if private else short(status.get("message") or reason)
+    said = short(status.get("message") or reason)
+    if _OTHER_UID.search(said):
+        return Replaced("another object has its name now", where, "try again", code, reason)
+    lacks = _missing_right(said) if code == HTTPStatus.FORBIDDEN else ""
+    if private:
+        quota = code == HTTPStatus.FORBIDDEN and _QUOTA in said
+        said = _QUOTA if quota else reason
     causes = (status.get("details") or {}).get("causes") or []
     fields = [one for one in causes if one.get("reason") == "FieldManagerConflict"]
     if code == HTTPStatus.CONFLICT and fields:
@@ -408,16 +435,28 @@ def _error_of(
         return FieldConflict(what, where, "let it go there, or set force_conflicts", code, reason)
     if code == HTTPStatus.GONE:
         return Expired(said, where, "", code, reason)
-    return KubeError(said, where, _remedy(code), code, reason, retry_after_s)
+    if lacks:
+        return KubeError(lacks, where, _RIGHTS, code, reason)
+    return KubeError(said, where, _remedy(code, said), code, reason, retry_after_s)
 
 
-def _remedy(code: int) -> str:
+def _missing_right(said: str) -> str:
+    """In the authorizer's own words. Of an apply that would create, it says no more than no."""
+    if said.endswith("is forbidden:"):
+        return "the account cannot create it"
+    found = _LACKS.search(said)
+    return found[0] if found else ""
+
+
+def _remedy(code: int, said: str) -> str:
     if code == HTTPStatus.UNAUTHORIZED:
         return "renew the credentials in the kubeconfig"
     if code == HTTPStatus.FORBIDDEN:
-        return "give the account the rights of docs/kubernetes-rbac.yaml"
+        return "see the namespace, its quotas, and the cluster's admission policies"
     if code == HTTPStatus.NOT_FOUND:
         return "see that the namespace is there, and for MiniClusters the Flux Operator"
+    if _NOT_IN_SCHEMA in said or code == HTTPStatus.UNPROCESSABLE_ENTITY:
+        return "see the version of the Flux Operator: its MiniClusters may have other fields"
     return ""
 
 

@@ -233,6 +233,10 @@ class KubeServer:
         body, manager = json.loads(call.body), call.query["fieldManager"]
         key = call.plural, call.namespace, call.name
         old = self.objects.get(key)
+        if (uid := body["metadata"].pop("uid", "")) and uid != (old or {}).get("metadata", {}).get(
+            "uid"
+        ):
+            raise Refusal(409, "Conflict", f"Precondition failed: UID in precondition: {uid}")
         owners = {path: set(who) for path, who in self.owners.get(key, {}).items()}
         wanted, had = leaves(body), leaves(old or {})
         taken = [
@@ -375,7 +379,7 @@ class _Handler(BaseHTTPRequestHandler):
                 raise Refusal(401, "Unauthorized", "Unauthorized")
             fault = self._fault(call)
             if fault is not None and not fault.after:
-                return self._do(fault)
+                return self._do(fault, call)
             if call.verb == "watch":
                 with self.kube.news:
                     if self.kube.is_forgotten(call):
@@ -384,7 +388,7 @@ class _Handler(BaseHTTPRequestHandler):
             with self.kube.news:
                 text = json.dumps(self._shown(self._change(call)))
             if fault is not None:
-                return self._do(fault)
+                return self._do(fault, call)
             return self._send(200, text)
         except Refusal as refusal:
             return self._send(refusal.code, json.dumps(refusal.body))
@@ -423,7 +427,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return fault
         return None
 
-    def _do(self, fault: Fault) -> None:
+    def _do(self, fault: Fault, call: Call) -> None:
         if fault.slow_s:
             threading.Event().wait(fault.slow_s)
         if not fault.status:
@@ -438,7 +442,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b" ")
                 threading.Event().wait(fault.drip_s)
             return
-        body = fault.status_body or Refusal(fault.status, "Scripted", "scripted").body
+        said = "scripted"
+        if fault.status == 403:
+            said = (
+                f'is forbidden: User "test" cannot {call.verb} resource "{call.plural}": scripted'
+            )
+        body = fault.status_body or Refusal(fault.status, "Scripted", said).body
         self._send(fault.status, json.dumps(body), fault.headers)
 
     def _shown(self, one: Object) -> Object:

@@ -65,6 +65,18 @@ def comes_to(
     return found[0]
 
 
+def just_before_it_applies(provider: KubernetesProvider, act: Any) -> None:
+    """Something happens after it has looked whose the name is."""
+    apply, done = provider._kube.apply, []
+
+    def applies(*words: Any, **more: Any) -> Any:
+        if not done:
+            done.append(act())
+        return apply(*words, **more)
+
+    provider._kube.apply = applies  # type: ignore[method-assign]
+
+
 def secret_file(path: Path, content: str) -> str:
     path.touch(mode=0o600)
     path.write_text(content)

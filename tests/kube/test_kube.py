@@ -22,6 +22,7 @@ from flux_flex.host.kube import (
     FieldConflict,
     Kube,
     KubeError,
+    Replaced,
     open_kube,
 )
 
@@ -275,6 +276,50 @@ def test_what_is_refused_is_not_tried_again(server: KubeServer, kube: Kube, stat
     assert caught.value.status == status
     assert len(server.calls) == 1
     assert ("kubernetes-rbac.yaml" in caught.value.remedy) == (status == 403)
+
+
+def test_what_is_not_in_the_schema_is_not_tried_again(server: KubeServer, kube: Kube) -> None:
+    said = "failed to create typed patch object: .spec.x: field not declared in schema"
+    server.fail("PATCH", "miniclusters", 500, status_body={"message": said})
+    with pytest.raises(KubeError, match="not declared in schema") as caught:
+        kube.apply(MINICLUSTERS, cluster_of("a"), manager="flux-flex")
+    assert "Flux Operator" in caught.value.remedy
+    assert len(server.calls) == 1
+
+
+def test_what_is_applied_to_one_object_is_not_applied_to_another_of_its_name(
+    server: KubeServer, kube: Kube
+) -> None:
+    made = kube.apply(MINICLUSTERS, cluster_of("a"), manager="flux-flex")
+    uid = made["metadata"]["uid"]
+    kube.apply(MINICLUSTERS, cluster_of("a"), manager="flux-flex", uid=uid)
+    for name, other in (("a", "another"), ("b", uid)):
+        before = len(server.calls)
+        with pytest.raises(Replaced):
+            kube.apply(MINICLUSTERS, cluster_of(name), manager="flux-flex", force=True, uid=other)
+        assert [call.verb for call in server.calls[before:]].count("patch") == 1
+    assert server.names("miniclusters") == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("message", "said", "remedy"),
+    [
+        ('secrets "s" is forbidden: User "u" cannot get resource "secrets" in: czNj',
+         'User "u" cannot get resource "secrets"', "rbac"),
+        ('secrets "s" is forbidden: ', "the account cannot create it", "rbac"),
+        ('secrets "s" is forbidden: exceeded quota: q, czNj', "exceeded quota", "quotas"),
+        ("czNj is not allowed here", "Forbidden", "admission"),
+    ],
+)  # fmt: skip
+def test_why_a_secret_is_forbidden_is_said_and_no_more(
+    server: KubeServer, kube: Kube, message: str, said: str, remedy: str
+) -> None:
+    body = {"reason": "Forbidden", "message": message}
+    server.fail("GET", "secrets", 403, status_body=body)
+    with pytest.raises(KubeError) as caught:
+        kube.get(SECRETS, "s", NS)
+    assert caught.value.what == said
+    assert remedy in caught.value.remedy
 
 
 def test_a_slow_answer_ends_in_time(server: KubeServer, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 
 import pytest
-from kube_site import CURVE, IDENTITY, MUNGE, NS, RENTAL, Site
+from kube_site import CURVE, IDENTITY, MUNGE, NS, RENTAL, Site, just_before_it_applies
 
 from flux_flex.burst.providers import NoCapacity, Rental
 from flux_flex.errors import BadInput, FlexError
@@ -98,6 +98,18 @@ def test_a_burst_of_another_instance_is_not_touched(site: Site) -> None:
     assert site.server.names("miniclusters") == {"small-0"}
     assert site.server.names("secrets") == {"small-0-curve", "small-0-munge"}
     assert not ours.observe()
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_of_two_instances_that_ask_at_once_one_has_the_name(site: Site, force: bool) -> None:
+    other, late = site.open("other"), site.open(force_conflicts=force)
+    just_before_it_applies(late, lambda: other.request(RENTAL))
+    with pytest.raises(FieldConflict, match='conflict with "flux-flex-other"'):
+        late.request(RENTAL)
+    for plural, name in (("miniclusters", "small-0"), ("secrets", "small-0-curve")):
+        made = site.server.get(plural, NS, name)
+        assert made is not None
+        assert made["metadata"]["labels"]["flux-flex.io/instance"] == "other"
 
 
 def test_a_secret_of_somebody_else_is_not_touched(site: Site) -> None:

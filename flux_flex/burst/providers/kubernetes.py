@@ -150,6 +150,8 @@ class KubernetesProvider:
         self._own_hosts = _own_hosts(config.lead, slots)
         self._slots = tuple(BurstSlot(slot.name, slot.nodes) for slot in slots)
         self._identity = identity
+        # Of each instance its own: what two of them apply at once is then a conflict.
+        self._manager = f"{MANAGER}-{identity}"
         self._own_nodes = own_nodes
         check_options(self._options("none", config.lead.address or "none", config.lead.port))
         for path in filter(None, (config.curve_cert, config.munge_key)):
@@ -179,20 +181,20 @@ class KubernetesProvider:
         """Apply the MiniCluster, then its Secrets: its pods wait for these, and it owns them.
 
         Raises BadInput for a type that is not rented, FlexError where the name is somebody else's
-        or a burst of it still goes, FieldConflict (host/kube), NoCapacity for a quota.
+        or a burst of it still goes, FieldConflict and Replaced (host/kube) where somebody is at it
+        at the same time, NoCapacity for a quota.
         """
         manifest = self._manifest(rental)
         secrets = self._secrets(rental.burst)
         self._make_namespace()
-        self._check_ours(MINICLUSTERS, rental.burst, rental.burst)
-        for secret in secrets:
-            self._check_ours(SECRETS, secret["metadata"]["name"], rental.burst)
-        made = self._apply(MINICLUSTERS, manifest)
+        uid = self._ours(MINICLUSTERS, rental.burst, rental.burst)
+        uids = [self._ours(SECRETS, one["metadata"]["name"], rental.burst) for one in secrets]
+        made = self._apply(MINICLUSTERS, manifest, uid)
         if "deletionTimestamp" in made["metadata"]:
             raise FlexError("a burst of this name still goes away", rental.burst, "wait for it")
         self._untold[rental.burst] = made["metadata"]["uid"]
-        for secret in secrets:
-            self._apply(SECRETS, _owned(secret, made))
+        for secret, uid in zip(secrets, uids, strict=True):
+            self._apply(SECRETS, _owned(secret, made), uid)
 
     def _manifest(self, rental: Rental) -> dict[str, Any]:
         node_type = self._types.get(rental.type)
@@ -257,10 +259,11 @@ class KubernetesProvider:
             self._kube.create(NAMESPACES, body)
             self._namespace_made = True
 
-    def _apply(self, resource: Resource, body: Object) -> Object:
-        force = self._config.force_conflicts
+    def _apply(self, resource: Resource, body: Object, uid: str) -> Object:
+        """``uid``: of what was found to be ours. Nothing else is changed, whoever made it since."""
+        force = bool(uid) and self._config.force_conflicts
         try:
-            return self._kube.apply(resource, body, manager=MANAGER, force=force)
+            return self._kube.apply(resource, body, manager=self._manager, force=force, uid=uid)
         except KubeError as error:
             if error.status == 403 and "exceeded quota" in error.what:
                 raise NoCapacity(error.what, error.where, "raise the namespace's quota") from None
@@ -272,14 +275,17 @@ class KubernetesProvider:
         labels = found["metadata"].get("labels") or {}
         return self._labels(burst).items() <= labels.items()
 
-    def _check_ours(self, resource: Resource, name: str, burst: str) -> None:
-        """There is nothing of this name, or it is this burst of this instance. Else FlexError."""
+    def _ours(self, resource: Resource, name: str, burst: str) -> str:
+        """The uid of what has this name, empty if nothing has. FlexError if it is not ours."""
         found = self._kube.get(resource, name, self._config.namespace)
-        if found is not None and not self._is_ours(found, burst):
+        if found is None:
+            return ""
+        if not self._is_ours(found, burst):
             owner = (found["metadata"].get("labels") or {}).get(INSTANCE_LABEL)
             what = f"it belongs to the instance {owner}" if owner else "flux-flex did not make it"
             where = f"{self._config.namespace}/{resource.plural}/{name}"
             raise FlexError(what, where, "use a namespace of its own for each instance")
+        return str(found["metadata"]["uid"])
 
     # -- undoing -----------------------------------------------------------------------------------
 
