@@ -20,40 +20,33 @@ from __future__ import annotations
 import json
 import logging
 import random
-import re
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 import urllib3
-from urllib3.exceptions import HTTPError, SSLError
+from urllib3.exceptions import HTTPError
 
-from flux_flex.errors import FlexError
-from flux_flex.host.kubeconfig import connected, short
-
-Object = Mapping[str, Any]
+from flux_flex.host.kube_errors import (
+    Expired,
+    KubeError,
+    Object,
+    error_of,
+    mapping,
+    passes,
+    refused,
+    unreachable,
+)
+from flux_flex.host.kubeconfig import connected
 
 # Answered with an object's metadata only, so that a Secret's content never comes back.
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 _APPLY = "application/apply-patch+yaml"
-_PASSING = {
-    HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY,
-    HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT,
-}  # fmt: skip
-# An authorizer's words (apiserver, responsewriters.Forbidden), which name no content.
-_LACKS = re.compile(r'User "[^"]*" cannot \w+ (resource|path) "[^"]*"')
-_RIGHTS = "give the account the rights of docs/kubernetes-rbac.yaml"
-# Admission's, where a quota is used up.
-_QUOTA = "exceeded quota"
-# In place of a field's error of its own, by release and resource.
-_OTHER_UID = re.compile(r"metadata\.uid: Invalid value|uid mismatch|UID in precondition")
-# A 500, but it says that what was sent is not in the schema: that does not pass.
-_NOT_IN_SCHEMA = "failed to create typed patch object"
 _PAGE = 500
 _PIECE = 1 << 16
 
@@ -84,27 +77,6 @@ EVENTS = Resource("events")
 SERVICES = Resource("services")
 NODES = Resource("nodes")
 NAMESPACES = Resource("namespaces")
-
-
-@dataclass(eq=False)
-class KubeError(FlexError):
-    """The API server refused, or did not answer (status 0). ``status`` is HTTP's."""
-
-    status: int = 0
-    reason: str = ""
-    retry_after_s: float | None = None
-
-
-class FieldConflict(KubeError):
-    """Other field managers own what was to be applied; ``what`` names them."""
-
-
-class Replaced(KubeError):
-    """What has this name now is not the object that was meant."""
-
-
-class Expired(KubeError):
-    """410: the history from this resourceVersion on is gone; list again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,11 +158,20 @@ class Kube:
                     raise
                 found, query = [], _selected(labels, fields)
                 continue
-            found += page.get("items") or []
-            more = page["metadata"].get("continue")
+            found += self._items(page, resource, namespace)
+            metadata = mapping(page.get("metadata"))
+            more = metadata.get("continue")
             if not more:
-                return found, str(page["metadata"].get("resourceVersion", ""))
+                return found, str(metadata.get("resourceVersion", ""))
             query = query | {"continue": more}
+
+    def _items(self, page: Object, resource: Resource, namespace: str) -> Sequence[Object]:
+        items = page.get("items") or []
+        listed = [mapping(one) for one in items] if isinstance(items, list) else [{}]
+        if not all(mapping(one.get("metadata")).get("uid") for one in listed):
+            where = self._where(resource, namespace, "")
+            raise KubeError("the list has no objects", where, "see what is in between")
+        return listed
 
     def create(self, resource: Resource, body: Object, namespace: str = "") -> bool:
         """Make an object; False if there is one of that name."""
@@ -251,9 +232,9 @@ class Kube:
         try:
             answer = self._open("GET", url, None, {"Accept": "application/json"}, read_s)
             if answer.status >= HTTPStatus.BAD_REQUEST:
-                raise _refused(answer, self._read(answer), where, resource)
+                raise refused(answer, self._read(answer), where, private=resource.private)
         except HTTPError as error:
-            raise _unreachable(error, where) from None
+            raise unreachable(error, where) from None
         return Stream(answer, where)
 
     # -- one call ----------------------------------------------------------------------------------
@@ -279,7 +260,7 @@ class Kube:
                     # Tokens and certificates are renewed in their files.
                     self._reconnect()
                     pause_s = 0.0
-                elif not _passes(error, method):
+                elif not passes(error, method):
                     raise
                 last = failures + 1 == self.bounds.tries
                 if last or time.monotonic() + pause_s > end or self._closed.wait(pause_s):
@@ -296,9 +277,9 @@ class Kube:
             answer = self._open(method, url, text, headers, self.bounds.read_s)
             content = self._read(answer)
         except HTTPError as error:
-            raise _unreachable(error, where) from None
+            raise unreachable(error, where) from None
         if answer.status >= HTTPStatus.BAD_REQUEST:
-            raise _refused(answer, content, where, resource)
+            raise refused(answer, content, where, private=resource.private)
         return _decoded(content, where)
 
     def _open(
@@ -360,16 +341,18 @@ class Stream:
                 *lines, rest = (rest + piece).split(b"\n")
                 yield from (self._event(line) for line in lines if line.strip())
         except HTTPError as error:
-            raise _unreachable(error, self._where) from None
+            raise unreachable(error, self._where) from None
         finally:
             self._answer.close()
 
     def _event(self, line: bytes) -> tuple[str, Object]:
         event = _decoded(line, self._where)
-        kind, about = str(event.get("type")), event.get("object") or {}
+        kind, about = str(event.get("type")), mapping(event.get("object"))
         if kind == "ERROR":
-            raise _error_of(about, int(about.get("code") or 500), self._where)
-        if not (about.get("metadata") or {}).get("resourceVersion"):
+            code = about.get("code")
+            raise error_of(about, code if isinstance(code, int) else 500, self._where)
+        metadata = mapping(about.get("metadata"))
+        if not metadata.get("resourceVersion") or not (metadata.get("uid") or kind == "BOOKMARK"):
             raise KubeError("the watch sent no object", self._where, "see what is in between")
         return kind, about
 
@@ -386,85 +369,6 @@ def _pieces(answer: Any) -> Iterator[bytes]:
         return
     while piece := answer.read1(_PIECE):
         yield piece
-
-
-# -- errors ----------------------------------------------------------------------------------------
-
-
-def _passes(error: KubeError, method: str) -> bool:
-    """Whether the same call may go through a little later."""
-    if isinstance(error, (FieldConflict, Replaced, Expired)):
-        return False
-    if error.status == HTTPStatus.CONFLICT:
-        return method == "PATCH"
-    if _NOT_IN_SCHEMA in error.what:
-        return False
-    return error.status in _PASSING or (error.status == 0 and error.reason != "TLS")
-
-
-def _refused(answer: Any, content: bytes, where: str, resource: Resource) -> KubeError:
-    with suppress(ValueError):
-        status = json.loads(content)
-        if isinstance(status, Mapping):
-            after = str(answer.headers.get("Retry-After", ""))
-            wait_s = float(after) if after.isdecimal() else None
-            return _error_of(status, answer.status, where, wait_s, private=resource.private)
-    remedy = _remedy(answer.status, "") or "see what is in between"
-    return KubeError(f"HTTP {answer.status}", where, remedy, answer.status)
-
-
-def _error_of(
-    status: Object, code: int, where: str, retry_after_s: float | None = None, *,
-    private: bool = False,
-) -> KubeError:  # fmt: skip
-    """What a Status object says (api-concepts). ``private``: without its message, which may show
-    what was sent, except for the words that say which right is missing or that a quota is."""
-    reason = str(status.get("reason") or HTTPStatus(code).phrase)
-    said = short(status.get("message") or reason)
-    if _OTHER_UID.search(said):
-        return Replaced("another object has its name now", where, "try again", code, reason)
-    lacks = _missing_right(said) if code == HTTPStatus.FORBIDDEN else ""
-    if private:
-        quota = code == HTTPStatus.FORBIDDEN and _QUOTA in said
-        said = _QUOTA if quota else reason
-    causes = (status.get("details") or {}).get("causes") or []
-    fields = [one for one in causes if one.get("reason") == "FieldManagerConflict"]
-    if code == HTTPStatus.CONFLICT and fields:
-        owned = "; ".join(f"{one.get('field')}: {short(one.get('message'))}" for one in fields[:3])
-        what = f"another field manager owns what would be changed: {owned}"
-        return FieldConflict(what, where, "let it go there, or set force_conflicts", code, reason)
-    if code == HTTPStatus.GONE:
-        return Expired(said, where, "", code, reason)
-    if lacks:
-        return KubeError(lacks, where, _RIGHTS, code, reason)
-    return KubeError(said, where, _remedy(code, said), code, reason, retry_after_s)
-
-
-def _missing_right(said: str) -> str:
-    """In the authorizer's own words. Of an apply that would create, it says no more than no."""
-    if said.endswith("is forbidden:"):
-        return "the account cannot create it"
-    found = _LACKS.search(said)
-    return found[0] if found else ""
-
-
-def _remedy(code: int, said: str) -> str:
-    if code == HTTPStatus.UNAUTHORIZED:
-        return "renew the credentials in the kubeconfig"
-    if code == HTTPStatus.FORBIDDEN:
-        return "see the namespace, its quotas, and the cluster's admission policies"
-    if code == HTTPStatus.NOT_FOUND:
-        return "see that the namespace is there, and for MiniClusters the Flux Operator"
-    if _NOT_IN_SCHEMA in said or code == HTTPStatus.UNPROCESSABLE_ENTITY:
-        return "see the version of the Flux Operator: its MiniClusters may have other fields"
-    return ""
-
-
-def _unreachable(error: HTTPError, where: str) -> KubeError:
-    if isinstance(error, SSLError):
-        remedy = "see certificate-authority-data and the server's name in the kubeconfig"
-        return KubeError(f"TLS: {short(error)}", where, remedy, 0, "TLS")
-    return KubeError(f"no answer: {short(error)}", where, "see whether kubectl reaches it")
 
 
 def _decoded(content: bytes, where: str) -> Object:

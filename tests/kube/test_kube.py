@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import threading
 import time
 from pathlib import Path
@@ -14,17 +15,8 @@ from kube_server import TOKEN, KubeServer
 from kube_site import NS, QUICK, pod_of, soon
 
 from flux_flex.errors import BadInput, FlexError
-from flux_flex.host.kube import (
-    MINICLUSTERS,
-    PODS,
-    SECRETS,
-    Bounds,
-    FieldConflict,
-    Kube,
-    KubeError,
-    Replaced,
-    open_kube,
-)
+from flux_flex.host.kube import MINICLUSTERS, PODS, SECRETS, Bounds, Kube, open_kube
+from flux_flex.host.kube_errors import FieldConflict, KubeError, Replaced
 
 
 def cluster_of(name: str, size: int = 2, **labels: str) -> dict[str, Any]:
@@ -225,6 +217,26 @@ def test_pages_that_have_expired_are_asked_for_again_as_one(server: KubeServer, 
 def test_create_says_whether_it_was_there(kube: Kube) -> None:
     assert kube.create(PODS, pod_of("a"), NS)
     assert not kube.create(PODS, pod_of("a"), NS)
+
+
+@pytest.mark.parametrize("items", ["[{}]", '["x"]', '{"a": 1}', '[{"metadata": "x"}]', '"x"'])
+def test_a_list_of_what_are_no_objects_is_an_error(
+    server: KubeServer, kube: Kube, items: str
+) -> None:
+    body = {"items": json.loads(items), "metadata": {"resourceVersion": "1"}}
+    server.fail("GET", "pods", 200, status_body=body)
+    with pytest.raises(KubeError, match="no objects"):
+        kube.list(PODS, NS)
+
+
+@pytest.mark.parametrize("details", ["x", {"causes": "x"}, {"causes": ["x", {"reason": 1}]}, [1]])
+def test_a_status_of_another_shape_is_an_error_like_any(
+    server: KubeServer, kube: Kube, details: object
+) -> None:
+    body = {"message": ["odd"], "reason": 5, "details": details}
+    server.fail("GET", "pods", 409, status_body=body)
+    with pytest.raises(KubeError, match="odd"):
+        kube.get(PODS, "a", NS)
 
 
 # -- what is tried again ---------------------------------------------------------------------------

@@ -12,7 +12,8 @@ import pytest
 from kube_server import KubeServer
 from kube_site import NS, QUICK, pod_of, soon
 
-from flux_flex.host.kube import PODS, Expired, Kube, KubeError, open_kube
+from flux_flex.host.kube import PODS, Kube, open_kube
+from flux_flex.host.kube_errors import Expired, KubeError
 from flux_flex.host.kube_mirror import Mirror
 
 

@@ -10,7 +10,7 @@ from kube_site import NO_CPU, NS, RENTAL, Site, comes_to, seen, soon
 from flux_flex.burst.providers import Observed, Phase, Rental
 from flux_flex.burst.providers.kubernetes import KubernetesProvider
 from flux_flex.burst.providers.kubernetes_phase import observed
-from flux_flex.host.kube import KubeError
+from flux_flex.host.kube_errors import KubeError
 
 
 def test_a_burst_is_seen_as_soon_as_it_was_asked_for(site: Site) -> None:

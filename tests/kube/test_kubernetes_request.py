@@ -9,7 +9,7 @@ from kube_site import CURVE, IDENTITY, MUNGE, NS, RENTAL, Site, just_before_it_a
 
 from flux_flex.burst.providers import NoCapacity, Rental
 from flux_flex.errors import BadInput, FlexError
-from flux_flex.host.kube import FieldConflict
+from flux_flex.host.kube_errors import FieldConflict
 
 
 def test_a_burst_is_a_minicluster_and_the_secrets_that_it_owns(site: Site) -> None:

@@ -23,7 +23,7 @@ from kube_site import (
 from flux_flex.burst.providers import NoCapacity, Observed, Phase, Rental
 from flux_flex.burst.providers.kubernetes import KubernetesProvider
 from flux_flex.errors import FlexError
-from flux_flex.host.kube import FieldConflict, KubeError, Replaced
+from flux_flex.host.kube_errors import FieldConflict, KubeError, Replaced
 
 pytestmark = pytest.mark.kube
 

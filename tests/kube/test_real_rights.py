@@ -25,10 +25,10 @@ from flux_flex.host.kube import (
     SECRETS,
     SERVICES,
     Kube,
-    KubeError,
     Resource,
     open_kube,
 )
+from flux_flex.host.kube_errors import KubeError
 
 pytestmark = pytest.mark.kube
 

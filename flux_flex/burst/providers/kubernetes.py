@@ -52,11 +52,10 @@ from flux_flex.host.kube import (
     SECRETS,
     SERVICES,
     Kube,
-    KubeError,
-    Object,
     Resource,
     open_kube,
 )
+from flux_flex.host.kube_errors import KubeError, Object
 from flux_flex.host.kube_mirror import Mirror
 from flux_flex.model.hostlist import expand_hostlist
 from flux_flex.pydantic_errors import bad_input
@@ -181,8 +180,8 @@ class KubernetesProvider:
         """Apply the MiniCluster, then its Secrets: its pods wait for these, and it owns them.
 
         Raises BadInput for a type that is not rented, FlexError where the name is somebody else's
-        or a burst of it still goes, FieldConflict and Replaced (host/kube) where somebody is at it
-        at the same time, NoCapacity for a quota.
+        or a burst of it still goes, FieldConflict or Replaced where somebody else is at it at the
+        same time, NoCapacity for a quota.
         """
         manifest = self._manifest(rental)
         secrets = self._secrets(rental.burst)
