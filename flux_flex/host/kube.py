@@ -26,6 +26,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -33,7 +34,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, SSLError
 
 from flux_flex.errors import FlexError
-from flux_flex.host.kubeconfig import connected, short
+from flux_flex.host.kubeconfig import connected, runs_command, short
 
 Object = Mapping[str, Any]
 
@@ -127,24 +128,36 @@ def open_kube(
     Nothing is asked of the cluster yet. Raises BadInput for a file that cannot be used, that turns
     the verification of TLS off, or that runs a credential plugin where that is not allowed.
     """
-    bounds = bounds or Bounds()
-    return Kube(lambda: connected(kubeconfig, context, allow_exec=allow_exec), bounds)
+    # A command for credentials may take its time, and opening must not.
+    lazily = runs_command(kubeconfig, context, allow_exec=allow_exec)
+    connect = partial(connected, kubeconfig, context, allow_exec=allow_exec)
+    return Kube(connect, bounds or Bounds(), lazily=lazily)
 
 
 class Kube:
-    """The verbs. All raise KubeError where the server refuses or does not answer."""
+    """The verbs. All raise KubeError where the server refuses or does not answer.
 
-    def __init__(self, connect: Callable[[], Any], bounds: Bounds) -> None:
+    connect   makes an ApiClient; again after a 401. What it raises comes from the verbs then
+    lazily    connect at the first call and not at once, where that takes long
+    explain   may give a refusal a remedy that fits how the cluster was found
+    """
+
+    def __init__(
+        self, connect: Callable[[], Any], bounds: Bounds, *, lazily: bool = False,
+        explain: Callable[[KubeError], KubeError] = lambda error: error,
+    ) -> None:  # fmt: skip
         self.bounds = bounds
         self._connect = connect
+        self._explain = explain
         self._lock = threading.Lock()
-        self._client = connect()
+        self._client = None if lazily else connect()
         self._closed = threading.Event()
 
     def close(self) -> None:
         """Let go of the connections; what waits for its next try gives up."""
         self._closed.set()
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
 
     # -- verbs -------------------------------------------------------------------------------------
 
@@ -229,12 +242,17 @@ class Kube:
         # A connection that died says nothing: the server ends a watch in time, or it is dead.
         read_s = self.bounds.watch_s + self.bounds.read_s
         url = resource.path(namespace) + _query(query)
+        headers = {"Accept": "application/json"}
         try:
-            answer = self._open("GET", url, None, {"Accept": "application/json"}, read_s)
+            answer = self._open("GET", url, None, headers, read_s)
+            if answer.status == HTTPStatus.UNAUTHORIZED:
+                self._read(answer)
+                self._reconnect()
+                answer = self._open("GET", url, None, headers, read_s)
             if answer.status >= HTTPStatus.BAD_REQUEST:
-                raise _refused(answer, self._read(answer), where, resource)
+                raise self._explain(_refused(answer, self._read(answer), where, resource))
         except HTTPError as error:
-            raise _unreachable(error, where) from None
+            raise self._explain(_unreachable(error, where)) from None
         return Stream(answer, where)
 
     # -- one call ----------------------------------------------------------------------------------
@@ -277,9 +295,9 @@ class Kube:
             answer = self._open(method, url, text, headers, self.bounds.read_s)
             content = self._read(answer)
         except HTTPError as error:
-            raise _unreachable(error, where) from None
+            raise self._explain(_unreachable(error, where)) from None
         if answer.status >= HTTPStatus.BAD_REQUEST:
-            raise _refused(answer, content, where, resource)
+            raise self._explain(_refused(answer, content, where, resource))
         return _decoded(content, where)
 
     def _open(
@@ -288,7 +306,7 @@ class Kube:
         """The answer, of which only the head has been read."""
         with self._lock:
             # A token may be renewed in here.
-            client = self._client
+            client = self._connected()
             found = client.configuration.auth_settings().values()
             sent = {one["key"]: one["value"] for one in found if one["value"]}
         # The pool's own retries do not know which answers pass.
@@ -314,15 +332,24 @@ class Kube:
         answer.release_conn()
         return bytes(content)
 
+    def _connected(self) -> Any:
+        """The client; the lock is held."""
+        if self._client is None:
+            self._client = self._connect()
+        return self._client
+
     def _reconnect(self) -> None:
         with self._lock:
             old, self._client = self._client, self._connect()
         # Watches that are open keep their connections.
-        old.close()
+        if old is not None:
+            old.close()
 
     def _where(self, resource: Resource, namespace: str, name: str) -> str:
         place = "/".join(part for part in (namespace, resource.plural, name) if part)
-        return f"{self._client.configuration.host} {place}"
+        with self._lock:
+            host = self._connected().configuration.host
+        return f"{host} {place}"
 
 
 class Stream:

@@ -42,7 +42,7 @@ def described(aws: ScriptedAws, **changes: object) -> None:
 
 
 def test_a_token_is_a_presigned_question_that_is_bound_to_the_cluster(aws: ScriptedAws) -> None:
-    token = eks_token(aws.session, "hpc")
+    token = eks_token(aws, "hpc")
     assert token.startswith("k8s-aws-v1.")
     assert "=" not in token
     text = token.removeprefix("k8s-aws-v1.")
@@ -53,7 +53,7 @@ def test_a_token_is_a_presigned_question_that_is_bound_to_the_cluster(aws: Scrip
     assert query["X-Amz-Expires"] == ["60"]
     assert query["X-Amz-SignedHeaders"] == ["host;x-k8s-aws-id"]
     assert query["X-Amz-Signature"][0]
-    other = eks_token(aws.session, "other")
+    other = eks_token(aws, "other")
     assert other != token
 
 
@@ -109,14 +109,14 @@ def test_without_credentials_there_is_no_token(monkeypatch: pytest.MonkeyPatch) 
     for name in KEYS:
         monkeypatch.delenv(name)
     with pytest.raises(FlexError, match="no AWS credentials are found"):
-        eks_token(Aws(REGION).session, "hpc")
+        eks_token(Aws(REGION), "hpc")
 
 
 def test_a_token_is_not_signed_for_plain_http(monkeypatch: pytest.MonkeyPatch) -> None:
     isolate(monkeypatch)
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:1")
     with pytest.raises(FlexError, match="https only") as caught:
-        eks_token(Aws(REGION).session, "hpc")
+        eks_token(Aws(REGION), "hpc")
     assert "Signature" not in str(caught.value)
 
 

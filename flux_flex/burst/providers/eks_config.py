@@ -86,8 +86,8 @@ class EksConfig(BaseModel):
     taints: tuple[str, ...] = Field(
         default=(),
         strict=False,
-        description="taints of the nodes as kubectl writes them, KEY=VALUE:NoSchedule; the Flux"
-        " Operator gives its pods no tolerations, so the site has to add them",
+        description="taints of the nodes as kubectl writes them, KEY=VALUE:NoSchedule, which keep"
+        " other pods off; a burst's own pods tolerate them",
     )
     launch_template: str = Field(
         default="", description="a launch template of yours, ID or NAME, and :VERSION"
@@ -166,6 +166,17 @@ class EksConfig(BaseModel):
             key, value, effect = _TAINT.fullmatch(taint).groups()  # type: ignore[union-attr]
             found.append({"key": key, "value": value or "", "effect": _EFFECTS[effect]})
         return [{k: v for k, v in one.items() if v} for one in found]
+
+    @property
+    def tolerations(self) -> list[dict[str, str]]:
+        """What lets a pod onto nodes with these taints, in Kubernetes' words."""
+        found = []
+        for taint in self.taints:
+            key, value, effect = _TAINT.fullmatch(taint).groups()  # type: ignore[union-attr]
+            # Equal to no value is what a taint without one asks for.
+            one = {"key": key, "operator": "Equal", "value": value or "", "effect": effect}
+            found.append({name: said for name, said in one.items() if said})
+        return found
 
     @property
     def eks_template(self) -> dict[str, str]:
