@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from urllib3.util.ssl_ import create_urllib3_context
 
 from flux_flex.errors import BadInput, FlexError
 from flux_flex.host.exec_credential import ExecCredential, ExecPlugin, read_plugin
@@ -77,8 +78,10 @@ def connected_to(server: str, ca_pem: str, token: Callable[[], str]) -> Any:
     """
     if not server.startswith("https://"):
         raise FlexError("the server is not https", short(server), "credentials go over TLS only")
+    # As urllib3 makes it, for each of its versions has its own way to check the server's name.
+    context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
     try:
-        context = ssl.create_default_context(cadata=ca_pem)
+        context.load_verify_locations(cadata=ca_pem)
     except (ssl.SSLError, ValueError):
         what = "its certificate authority cannot be read"
         raise FlexError(what, short(server), "see who gave it") from None

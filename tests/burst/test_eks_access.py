@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -177,6 +178,35 @@ def test_an_unknown_profile_or_no_region_is_bad_input(monkeypatch: pytest.Monkey
         Aws(REGION, "nobody")
     with pytest.raises(BadInput, match="no AWS region is known"):
         Aws()
+
+
+def test_new_credentials_in_their_file_are_found_after_the_old_ones_have_expired(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    isolate(monkeypatch)
+    for name in KEYS:
+        monkeypatch.delenv(name)
+    file = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+
+    def sign_in(key: str) -> None:
+        file.write_text(f"[default]\naws_access_key_id={key}\naws_secret_access_key=x\n")
+
+    sign_in("OLD")
+    aws = Aws(REGION)
+    old = eks_token(aws, "hpc")
+    sign_in("NEW")
+
+    def expired(**_: object) -> None:
+        raise client_error("ExpiredTokenException", operation="DescribeCluster")
+
+    monkeypatch.setattr(aws._client("eks", REGION), "describe_cluster", expired, raising=False)
+    with pytest.raises(FlexError, match="have expired"):
+        aws.ask("eks", "describe_cluster", name="hpc")
+    keys = [base64.urlsafe_b64decode(one.removeprefix("k8s-aws-v1.") + "==").decode()
+            for one in (old, eks_token(aws, "hpc"))]  # fmt: skip
+    assert "Credential=OLD" in keys[0]
+    assert "Credential=NEW" in keys[1]
 
 
 def test_an_endpoint_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -311,6 +312,14 @@ def test_a_server_with_another_authority_gets_no_token(
     assert not cluster.server.calls
 
 
+def test_a_server_of_another_name_gets_no_token(cluster: Cluster) -> None:
+    # Its certificate is for the address.
+    cluster.says(endpoint=f"https://localhost:{cluster.server.port}")
+    with pytest.raises(KubeError, match=r"TLS: .*(match|valid for)"):
+        cluster.kube().get(PODS, "a", NS)
+    assert not cluster.server.calls
+
+
 def test_an_authority_that_is_no_certificate_is_said(cluster: Cluster) -> None:
     text = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
     cluster.says(certificateAuthority={"data": base64.b64encode(text.encode()).decode()})
@@ -369,6 +378,72 @@ def test_an_endpoint_that_does_not_answer_is_told_with_who_may_reach_it(
         with pytest.raises(KubeError, match="no answer") as caught:
             cluster.kube(bounds).get(PODS, "a", NS)
     assert remedy in caught.value.remedy
+
+
+FLEX = """
+[burst]
+provider = "eks"
+catalog = "{folder}/catalog.yaml"
+[[burst.slots]]
+name = "small"
+type = "small"
+bursts = 1
+nodes = 2
+[burst.lead]
+name = "own0"
+address = "203.0.113.7"
+[burst.eks]
+cluster = "hpc"
+region = "us-east-2"
+node_role = "arn:aws:iam::123456789012:role/nodes"
+subnets = ["subnet-01234567"]
+taints = ["rented:NoSchedule"]
+[burst.kubernetes]
+{kubeconfig}
+namespace = "bursts"
+image = "ghcr.io/example/flux:0.88"
+lead = {{name = "own0", address = "203.0.113.7"}}
+curve_cert = "{folder}/curve.cert"
+"""
+CATALOG = """
+{source: a test, date: 2026-11-23, region: us-east-2, currency: USD, types: [{name: small, cores: 2,
+vcpus: 2, gpus: 0, memory_gib: 4, network_gbps: 10, price_per_hour_usd: 0.36}]}
+"""
+
+
+@pytest.mark.parametrize("has_kubeconfig", [False, True])
+def test_flex_toml_without_a_kubeconfig_has_eks_asked_and_one_that_is_given_wins(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, has_kubeconfig: bool
+) -> None:
+    from flux_flex.cli.burst_site import open_provider
+    from flux_flex.config import load_config
+
+    folder, asked = cluster.folder, []
+    described = {"cluster": {"status": "ACTIVE"}}
+    cluster.site.aws.changed["describe_cluster"](described)
+
+    def describe(aws: object, name: str) -> dict[str, Any]:
+        asked.append(name)
+        return described["cluster"]
+
+    monkeypatch.setattr(access_module, "describe_cluster", describe)
+    kubeconfig = ""
+    if has_kubeconfig:
+        path = cluster.server.kubeconfig(folder / "config", user={"token": cluster.token()})
+        kubeconfig = f'kubeconfig = "{path}"'
+    (folder / "catalog.yaml").write_text(CATALOG)
+    (folder / "flex.toml").write_text(FLEX.format(folder=folder, kubeconfig=kubeconfig))
+    for name in ("catalog.yaml", "flex.toml"):
+        (folder / name).chmod(0o600)
+    (folder / "curve.cert").write_text("curve")
+    (folder / "curve.cert").chmod(0o400)
+    instance: Any = SimpleNamespace(identity=lambda: IDENTITY)
+    provider = open_provider(load_config(folder / "flex.toml"), instance)
+    assert asked == []
+    assert provider.observe() == []
+    provider.close()
+    assert asked == ([] if has_kubeconfig else ["hpc"])
+    assert cluster.server.calls
 
 
 def test_a_kubeconfig_is_needed_by_every_other_provider(cluster: Cluster) -> None:

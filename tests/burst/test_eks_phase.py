@@ -29,6 +29,12 @@ LAUNCH = "AsgInstanceLaunchFailures"
 ICE = (LAUNCH, "Could not launch On-Demand Instances. InsufficientInstanceCapacity - none.")
 ADDRESSES = ("InsufficientFreeAddresses", "the subnet is full")
 KMS = (LAUNCH, "Client.InvalidKMSKey.InvalidState: the key is disabled")
+SPOT = (
+    "UnfulfillableCapacity - Unable to fulfill capacity due to your request configuration.",
+    "InsufficientInstanceCapacity - There is no Spot capacity available that matches your request.",
+    "MaxSpotInstanceCountExceeded - Max spot instance count exceeded.",
+    "Termination Reason: Server.SpotInstanceTermination: Spot instance termination",
+)
 ROLE = ("AccessDenied", "nodes may not authenticate")
 
 
@@ -49,6 +55,25 @@ ROLE = ("AccessDenied", "nodes may not authenticate")
         (group("CREATE_FAILED", ("InstanceLimitExceeded", "quota")), Phase.FAILED, True),
         (group("DEGRADED", KMS), Phase.FAILED, False),
         (group("DEGRADED", (LAUNCH, "There is no Spot capacity")), Phase.FAILED, True),
+        *(
+            (
+                group("CREATING", (LAUNCH, f"Could not launch Spot Instances. {said}")),
+                Phase.FAILED,
+                True,
+            )
+            for said in SPOT
+        ),
+        (
+            group(
+                "CREATING",
+                (
+                    LAUNCH,
+                    "Unsupported - the type is not supported in your requested Availability Zone",
+                ),
+            ),
+            Phase.COMING,
+            False,
+        ),
         (group("DELETING"), Phase.LEAVING, False),
         (group("DELETE_FAILED", ROLE), Phase.LEAVING, False),
     ],
@@ -173,7 +198,8 @@ def test_every_network_card_gets_an_efa_interface() -> None:
 @pytest.mark.parametrize(
     "sources",
     [["0.0.0.0/0"], ["::/0"], ["203.0.113.7/32", "0.0.0.0/0"], "0.0.0.0/0", ["0.0.0.0/1"],
-     ["128.0.0.0/1", "0.0.0.0/1"], ["2000::/3"], ["::ffff:0:0/0"]],
+     ["128.0.0.0/1", "0.0.0.0/1"], ["2000::/3"], ["::ffff:0:0/0"], ["3.0.0.0/8"],
+     ["203.0.112.0/23"], ["2600::/32"], ["8.0.0.0/7"], ["64.0.0.0/8"]],
 )  # fmt: skip
 def test_the_lead_is_never_opened_to_everybody(sources: object) -> None:
     lead = {"lead_security_group": "sg-0123456789abcdef0"}
@@ -183,8 +209,20 @@ def test_the_lead_is_never_opened_to_everybody(sources: object) -> None:
 
 
 @pytest.mark.parametrize(
+    "source",
+    ["10.0.0.0/8", "192.168.0.0/16", "100.64.0.0/10", "198.51.100.0/24", "fd00::/32", "2600::/44"],
+)
+def test_private_networks_may_be_wide_and_public_ones_a_site_s(source: str) -> None:
+    lead = {"lead_security_group": "sg-0123456789abcdef0"}
+    assert config(sources=source, **lead).sources == (source,)
+
+
+@pytest.mark.parametrize(
     ("changes", "where", "what"),
     [
+        ({"efa": True, "subnets": ["subnet-01234567", "subnet-01234568"]}, "", "the one subnet"),
+        ({"placement_group": "near", "subnets": ["subnet-01234567", "subnet-01234568"]}, "",
+         "do not go beyond a zone"),
         ({"sources": ["10.0.0.0/16"]}, "", "mean nothing without a lead_security_group"),
         ({"lead_security_group": "sg-0123456789abcdef0", "sources": ["10.0.0.1/16"]}, "sources",
          "neither cluster-security-group nor a network"),
@@ -220,6 +258,10 @@ def test_taints_and_templates_are_said_in_eks_s_words() -> None:
     assert parsed.eks_taints == [
         {"key": "gpu", "effect": "NO_EXECUTE"},
         {"key": "a/b", "value": "c", "effect": "NO_SCHEDULE"},
+    ]
+    assert parsed.tolerations == [
+        {"key": "gpu", "operator": "Equal", "effect": "NoExecute"},
+        {"key": "a/b", "operator": "Equal", "value": "c", "effect": "NoSchedule"},
     ]
     assert parsed.eks_template == {"id": "lt-0123abcd", "version": "7"}
 

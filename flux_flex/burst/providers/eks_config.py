@@ -29,8 +29,12 @@ from flux_flex.pydantic_errors import bad_input
 
 CLUSTER_GROUP = "cluster-security-group"
 
-# By IP version, the shortest prefix that may be let in: the largest private networks.
-_SHORTEST_PREFIX = {4: 8, 6: 32}
+# By IP version, the shortest prefix that may be let in: of private networks the largest there are,
+# of public ones what one site has. Many wide ones would be the world in pieces.
+_SHORTEST_PRIVATE = {4: 8, 6: 32}
+_SHORTEST_PUBLIC = {4: 24, 6: 44}
+# Between providers and their customers (RFC 6598); EKS's pods may have such addresses.
+_SHARED = ipaddress.IPv4Network("100.64.0.0/10")
 _TAINT = re.compile(r"([^\s=:]{1,63})(?:=([^\s=:]{0,63}))?:(NoSchedule|NoExecute|PreferNoSchedule)")
 _EFFECTS = {
     "NoSchedule": "NO_SCHEDULE", "NoExecute": "NO_EXECUTE",
@@ -154,6 +158,10 @@ class EksConfig(BaseModel):
             for key in ("placement_group", "efa", "security_groups", "disk_gib"):
                 if getattr(self, key):
                     raise ValueError(f"{key} belongs into the launch template, where there is one")
+        if len(self.subnets) > 1 and (self.efa or self.placement_group):
+            raise ValueError(
+                "EFA and placement groups do not go beyond a zone: give the one subnet of that zone"
+            )
         if "sources" in self.model_fields_set and not self.lead_security_group:
             raise ValueError("sources mean nothing without a lead_security_group")
         return self
@@ -211,7 +219,11 @@ def _network(text: str) -> str:
         raise ValueError(
             f"{text[:60]!r} is neither {CLUSTER_GROUP} nor a network such as 203.0.113.7/32"
         ) from None
-    shortest = _SHORTEST_PREFIX[network.version]
+    is_shared = isinstance(network, ipaddress.IPv4Network) and network.subnet_of(_SHARED)
+    is_private = network.is_private or is_shared
+    shortest = (_SHORTEST_PRIVATE if is_private else _SHORTEST_PUBLIC)[network.version]
     if network.prefixlen < shortest:
-        raise ValueError(f"{network} would let everybody in; /{shortest} is the widest")
+        kind = "a private" if is_private else "a public"
+        what = f"{network} would let strangers in; /{shortest} is the widest of {kind} network"
+        raise ValueError(what)
     return str(network)
