@@ -84,6 +84,8 @@ def eksctl_config(plan: ClusterPlan, groups: Sequence[SlotGroup]) -> str:
         "kind": "ClusterConfig",
         "metadata": {"name": plan.name, "region": plan.region},
         "availabilityZones": [*plan.zones],
+        # So that the controller's role can be let in by an access entry.
+        "accessConfig": {"authenticationMode": "API_AND_CONFIG_MAP"},
         "managedNodeGroups": [_system(plan), *(_rented(plan, one) for one in groups)],
     }
     text: str = yaml.safe_dump(document, sort_keys=False, width=100, allow_unicode=True)

@@ -113,9 +113,9 @@ def open_provider(site: FlexConfig, instance: FluxInstance) -> Provider:
         toml = _broker_toml(site, instance)
         return LocalProvider(types_of(site), toml, rundir=rundir, flux=flux)
     if name == "kubernetes":
-        return _kubernetes(site, instance)
+        return _kubernetes(site, instance.identity())
     if name == "eks":
-        return _eks(site, instance)
+        return _eks(site)
     if name == "fluxburst":
         from flux_flex.burst.providers.fluxburst import FluxBurstProvider, parse_fluxburst_config
 
@@ -132,18 +132,20 @@ def _broker_toml(site: FlexConfig, instance: FluxInstance) -> str:
 
 
 def _kubernetes(
-    site: FlexConfig, instance: FluxInstance, client: Kube | None = None, **more: Any
+    site: FlexConfig, identity: str, client: Kube | None = None, **more: Any
 ) -> KubernetesProvider:
     """``more`` is the provider's own."""
     from flux_flex.burst.providers.kubernetes import KubernetesProvider, parse_kubernetes_config
 
     config = parse_kubernetes_config(site.burst.kubernetes)
-    types, slots, identity = types_of(site), slots_in(site), instance.identity()
-    return KubernetesProvider(config, types, slots, identity, client, **more)
+    return KubernetesProvider(config, types_of(site), slots_in(site), identity, client, **more)
 
 
-def _eks(site: FlexConfig, instance: FluxInstance) -> Provider:
-    """Asks nothing of AWS yet. A kubeconfig that is given is used, else EKS itself is asked."""
+def _eks(site: FlexConfig) -> Provider:
+    """Asks nothing of AWS yet. A kubeconfig that is given is used, else EKS itself is asked.
+
+    What is rented outlives the lead broker, whose own identity does not: that of the table is used.
+    """
     from flux_flex.burst.providers.eks import EksProvider
     from flux_flex.burst.providers.eks_access import eks_kube
     from flux_flex.burst.providers.eks_aws import Aws
@@ -153,9 +155,9 @@ def _eks(site: FlexConfig, instance: FluxInstance) -> Provider:
     aws = Aws(config.region, config.profile)
     kube = None if site.burst.kubernetes.get("kubeconfig") else eks_kube(aws, config.cluster)
     tolerations = config.tolerations
-    inner = _kubernetes(site, instance, kube, own_nodes=True, tolerations=tolerations)
+    inner = _kubernetes(site, config.identity, kube, own_nodes=True, tolerations=tolerations)
     port = site.burst.lead.port
-    return EksProvider(config, types_of(site), inner, instance.identity(), port, aws)
+    return EksProvider(config, types_of(site), inner, config.identity, port, aws)
 
 
 def _rundir(site: FlexConfig, instance: FluxInstance) -> Path:

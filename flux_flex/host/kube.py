@@ -34,7 +34,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, SSLError
 
 from flux_flex.errors import FlexError
-from flux_flex.host.kubeconfig import connected, runs_command, short
+from flux_flex.host.kubeconfig import connected, connected_to, runs_command, short
 
 Object = Mapping[str, Any]
 
@@ -132,6 +132,17 @@ def open_kube(
     lazily = runs_command(kubeconfig, context, allow_exec=allow_exec)
     connect = partial(connected, kubeconfig, context, allow_exec=allow_exec)
     return Kube(connect, bounds or Bounds(), lazily=lazily)
+
+
+def open_server(
+    find: Callable[[], tuple[str, str, Callable[[], str]]], bounds: Bounds | None = None, *,
+    explain: Callable[[KubeError], KubeError] = lambda error: error,
+) -> Kube:  # fmt: skip
+    """The API of a cluster that is found at the first call, and again after a 401.
+
+    ``find`` gives its https URL, its authority in PEM, and what gives each request's bearer token.
+    """
+    return Kube(lambda: connected_to(*find()), bounds or Bounds(), lazily=True, explain=explain)
 
 
 class Kube:

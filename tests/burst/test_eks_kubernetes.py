@@ -394,6 +394,7 @@ name = "own0"
 address = "203.0.113.7"
 [burst.eks]
 cluster = "hpc"
+identity = "site"
 region = "us-east-2"
 node_role = "arn:aws:iam::123456789012:role/nodes"
 subnets = ["subnet-01234567"]
@@ -437,13 +438,15 @@ def test_flex_toml_without_a_kubeconfig_has_eks_asked_and_one_that_is_given_wins
         (folder / name).chmod(0o600)
     (folder / "curve.cert").write_text("curve")
     (folder / "curve.cert").chmod(0o400)
-    instance: Any = SimpleNamespace(identity=lambda: IDENTITY)
+    # Another one each time that the lead broker is started.
+    instance: Any = SimpleNamespace(identity=lambda: "5f2d0c1a")
     provider = open_provider(load_config(folder / "flex.toml"), instance)
     assert asked == []
     assert provider.observe() == []
     provider.close()
     assert asked == ([] if has_kubeconfig else ["hpc"])
-    assert cluster.server.calls
+    selected = cluster.server.calls[0].query["labelSelector"]
+    assert "flux-flex.io/instance=site," in selected
 
 
 def test_a_kubeconfig_is_needed_by_every_other_provider(cluster: Cluster) -> None:

@@ -139,6 +139,7 @@ def test_missing_capacity_is_not_said_of_what_is_ready() -> None:
 
 CONFIG: dict[str, object] = {
     "cluster": "hpc",
+    "identity": "cluster0",
     "node_role": "arn:aws:iam::111122223333:role/nodes",
     "subnets": ["subnet-0123456789abcdef0"],
 }
@@ -227,6 +228,8 @@ def test_private_networks_may_be_wide_and_public_ones_a_site_s(source: str) -> N
         ({"lead_security_group": "sg-0123456789abcdef0", "sources": ["10.0.0.1/16"]}, "sources",
          "neither cluster-security-group nor a network"),
         ({"lead_security_group": "sg-0123456789abcdef0", "sources": []}, "sources", "at least 1"),
+        ({"identity": ""}, "identity", "not of the form"),
+        ({"identity": "-a"}, "identity", "not of the form"),
         ({"launch_template": "mine", "efa": True}, "", "belongs into the launch template"),
         ({"launch_template": "mine", "disk_gib": 80}, "", "belongs into the launch template"),
         ({"launch_template": "a b"}, "launch_template", "NAME of a launch template"),

@@ -141,6 +141,7 @@ class Site:
     def config(self, **changes: object) -> dict[str, object]:
         figures: dict[str, object] = {
             "cluster": "hpc",
+            "identity": IDENTITY,
             "region": REGION,
             "node_role": ROLE,
             "subnets": [self.subnet],

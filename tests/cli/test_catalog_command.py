@@ -269,6 +269,7 @@ def test_an_eksctl_cluster_has_an_empty_node_group_for_each_type_of_slots() -> N
     assert document["apiVersion"] == "eksctl.io/v1alpha5"
     assert document["metadata"] == {"name": "hpc", "region": REGION}
     assert document["availabilityZones"] == ["us-east-2a", "us-east-2b"]
+    assert document["accessConfig"] == {"authenticationMode": "API_AND_CONFIG_MAP"}
     system, hpc, c7i = document["managedNodeGroups"]
     assert (system["name"], system["minSize"]) == ("system", 1)
     assert hpc == {

@@ -1,7 +1,8 @@
 """Nodes of an EKS cluster that is there already: a managed node group for each burst.
 
-    config = parse_eks_config({"cluster": "hpc", "node_role": "arn:…", "subnets": ["subnet-…"]})
-    provider = EksProvider(config, catalog.types, kubernetes, identity="cluster0", lead_port=8050)
+    config = parse_eks_config({"cluster": "hpc", "identity": "cluster0", "node_role": "arn:…",
+        "subnets": ["subnet-…"]})
+    provider = EksProvider(config, catalog.types, kubernetes, config.identity, lead_port=8050)
 
 A burst is, in the order in which it is made: a launch template where placement or EFA need one, a
 node group, a rule that lets its brokers in to the lead broker, and the MiniCluster, which is the

@@ -23,8 +23,7 @@ from typing import Any
 
 from flux_flex.burst.providers.eks_aws import NOT_FOUND, Answer, Aws, AwsRefusal
 from flux_flex.errors import BadInput, FlexError
-from flux_flex.host.kube import Bounds, Kube, KubeError
-from flux_flex.host.kubeconfig import connected_to
+from flux_flex.host.kube import Bounds, Kube, KubeError, open_server
 from flux_flex.topology.aws_errors import clean, place
 
 _PREFIX = "k8s-aws-v1."
@@ -50,11 +49,11 @@ def eks_kube(
     KubeError. ``clock`` is in seconds since the epoch.
     """
     login = _Login(aws, cluster, clock)
-    return Kube(login.connect, bounds or Bounds(), lazily=True, explain=login.explain)
+    return open_server(login.find, bounds, explain=login.explain)
 
 
 class _Login:
-    """Connections to one cluster; the Kube that has it calls it in one thread at a time."""
+    """Where one cluster is, and the token to talk to it; the Kube that has it calls it in one thread at a time."""
 
     def __init__(self, aws: Aws, cluster: str, clock: Callable[[], float]) -> None:
         self._aws = aws
@@ -62,10 +61,10 @@ class _Login:
         self._clock = clock
         self._access: ClusterAccess | None = None
 
-    def connect(self) -> Any:
-        """An ApiClient, with a new token and what EKS says of the cluster now."""
+    def find(self) -> tuple[str, str, Callable[[], str]]:
+        """What EKS says of the cluster now: endpoint, authority, and whence its tokens come."""
         self._access = access = cluster_access(self._aws, self._cluster, self._clock())
-        return connected_to(access.endpoint, access.ca_pem, self._token)
+        return access.endpoint, access.ca_pem, self._token
 
     def explain(self, error: KubeError) -> KubeError:
         """With what to do about it where it was EKS that told of the cluster."""

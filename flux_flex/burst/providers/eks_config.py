@@ -1,6 +1,6 @@
 """The table ``[burst.eks]``: a cluster that is there already, and the nodes that it may be given.
 
-    config = parse_eks_config({"cluster": "hpc", "region": "us-east-2", "subnets": ["subnet-0…"],
+    config = parse_eks_config({"cluster": "hpc", "identity": "cluster0", "subnets": ["subnet-0…"],
         "node_role": "arn:aws:iam::111122223333:role/nodes"})
 
 What is refused here would otherwise be refused by EKS minutes later, or be a hole: whoever may
@@ -61,6 +61,11 @@ class EksConfig(BaseModel):
 
     cluster: str = Field(
         pattern=r"^[0-9A-Za-z][0-9A-Za-z_-]{0,99}$", description="name of the EKS cluster"
+    )
+    identity: str = Field(
+        pattern=rf"^{LABEL_VALUE.pattern}$",
+        description="what this instance's bursts are tagged with, and no other instance's; the same"
+        " for as long as anything is rented, whatever is started anew",
     )
     region: str = Field(
         default="",
