@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
 from flux_flex.burst.catalog import NodeType
+from flux_flex.burst.eksctl import ClusterPlan, eksctl_config, groups_of
 from flux_flex.burst.providers import Observed, Phase, Rental
 from flux_flex.burst.providers.eks_config import EksConfig, check_identity, parse_eks_config
 from flux_flex.burst.providers.eks_groups import burst_of, group_name, group_question, template_data
 from flux_flex.burst.providers.eks_phase import combined, observed_group
+from flux_flex.burst.providers.kubernetes import parse_kubernetes_config
+from flux_flex.burst.slots import Slot
+from flux_flex.config import load_config, slots_of
 from flux_flex.errors import BadInput
 
 BURST = "hpc-0"
@@ -272,3 +278,37 @@ def test_taints_and_templates_are_said_in_eks_s_words() -> None:
 def test_an_identity_that_is_no_label_is_refused() -> None:
     with pytest.raises(BadInput, match="cannot be a label"):
         check_identity("local:///run/flux")
+
+
+# -- the page --------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[2] / "docs" / "bursting.md").read_text(encoding="utf-8")
+SECTION = PAGE.partition("\n## The first burst on EKS")[2].partition("\n## ")[0]
+
+
+def test_the_page_s_flex_toml_is_taken_as_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "flex.toml"
+    path.write_text(SECTION.partition("```toml\n")[2].partition("```")[0], encoding="utf-8")
+    path.chmod(0o600)
+    burst = load_config(path).burst
+    assert burst.provider == "eks"
+    parsed = parse_eks_config(burst.eks)
+    inside = parse_kubernetes_config(burst.kubernetes)
+    assert (inside.lead.name, inside.lead.address) == (burst.lead.name, burst.lead.address)
+    assert inside.curve_cert == burst.local.curve_cert
+    slot = slots_of(burst)[0]
+    assert f"--requires={slot.type} " in SECTION
+    assert f"--nodegroup-name {group_name(parsed.identity, slot.name)} " in SECTION
+
+
+def test_the_page_has_every_key_of_the_table_and_no_other() -> None:
+    table = SECTION.partition("### Keys of `[burst.eks]`")[2]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert {key for row in rows for key in re.findall(r"`(\w+)`", row)} == {*EksConfig.model_fields}
+
+
+def test_the_page_s_cluster_is_what_the_command_prints() -> None:
+    node_type = TYPE.model_copy(update={"name": "c7i.4xlarge", "efa": 0})
+    plan = ClusterPlan("hpc", "us-east-2", ("us-east-2a", "us-east-2b"))
+    text = eksctl_config(plan, groups_of([Slot("c7i-0", "c7i.4xlarge", ("a", "b"))], [node_type]))
+    assert "".join(f"    {line}\n" for line in text.splitlines()) in SECTION

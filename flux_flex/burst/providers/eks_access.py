@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
-from typing import Any
 
 from flux_flex.burst.providers.eks_aws import NOT_FOUND, Answer, Aws, AwsRefusal
 from flux_flex.errors import BadInput, FlexError
@@ -53,7 +52,7 @@ def eks_kube(
 
 
 class _Login:
-    """Where one cluster is, and the token to talk to it; the Kube that has it calls it in one thread at a time."""
+    """Where one cluster is, and its tokens. The Kube that has it calls one method at a time."""
 
     def __init__(self, aws: Aws, cluster: str, clock: Callable[[], float]) -> None:
         self._aws = aws
