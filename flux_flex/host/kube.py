@@ -26,6 +26,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -42,7 +43,7 @@ from flux_flex.host.kube_errors import (
     refused,
     unreachable,
 )
-from flux_flex.host.kubeconfig import connected
+from flux_flex.host.kubeconfig import connected, connected_to, runs_command
 
 # Answered with an object's metadata only, so that a Secret's content never comes back.
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
@@ -113,24 +114,47 @@ def open_kube(
     Nothing is asked of the cluster yet. Raises BadInput for a file that cannot be used, that turns
     the verification of TLS off, or that runs a credential plugin where that is not allowed.
     """
-    bounds = bounds or Bounds()
-    return Kube(lambda: connected(kubeconfig, context, allow_exec=allow_exec), bounds)
+    # A command for credentials may take its time, and opening must not.
+    lazily = runs_command(kubeconfig, context, allow_exec=allow_exec)
+    connect = partial(connected, kubeconfig, context, allow_exec=allow_exec)
+    return Kube(connect, bounds or Bounds(), lazily=lazily)
+
+
+def open_server(
+    find: Callable[[], tuple[str, str, Callable[[], str]]], bounds: Bounds | None = None, *,
+    explain: Callable[[KubeError], KubeError] = lambda error: error,
+) -> Kube:  # fmt: skip
+    """The API of a cluster that is found at the first call, and again after a 401.
+
+    ``find`` gives its https URL, its authority in PEM, and what gives each request's bearer token.
+    """
+    return Kube(lambda: connected_to(*find()), bounds or Bounds(), lazily=True, explain=explain)
 
 
 class Kube:
-    """The verbs. All raise KubeError where the server refuses or does not answer."""
+    """The verbs. All raise KubeError where the server refuses or does not answer.
 
-    def __init__(self, connect: Callable[[], Any], bounds: Bounds) -> None:
+    connect   makes an ApiClient; again after a 401. What it raises comes from the verbs then
+    lazily    connect at the first call and not at once, where that takes long
+    explain   may give a refusal a remedy that fits how the cluster was found
+    """
+
+    def __init__(
+        self, connect: Callable[[], Any], bounds: Bounds, *, lazily: bool = False,
+        explain: Callable[[KubeError], KubeError] = lambda error: error,
+    ) -> None:  # fmt: skip
         self.bounds = bounds
         self._connect = connect
+        self._explain = explain
         self._lock = threading.Lock()
-        self._client = connect()
+        self._client = None if lazily else connect()
         self._closed = threading.Event()
 
     def close(self) -> None:
         """Let go of the connections; what waits for its next try gives up."""
         self._closed.set()
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
 
     # -- verbs -------------------------------------------------------------------------------------
 
@@ -229,12 +253,18 @@ class Kube:
         # A connection that died says nothing: the server ends a watch in time, or it is dead.
         read_s = self.bounds.watch_s + self.bounds.read_s
         url = resource.path(namespace) + _query(query)
+        headers = {"Accept": "application/json"}
         try:
-            answer = self._open("GET", url, None, {"Accept": "application/json"}, read_s)
+            answer = self._open("GET", url, None, headers, read_s)
+            if answer.status == HTTPStatus.UNAUTHORIZED:
+                self._read(answer)
+                self._reconnect()
+                answer = self._open("GET", url, None, headers, read_s)
             if answer.status >= HTTPStatus.BAD_REQUEST:
-                raise refused(answer, self._read(answer), where, private=resource.private)
+                said = refused(answer, self._read(answer), where, private=resource.private)
+                raise self._explain(said)
         except HTTPError as error:
-            raise unreachable(error, where) from None
+            raise self._explain(unreachable(error, where)) from None
         return Stream(answer, where)
 
     # -- one call ----------------------------------------------------------------------------------
@@ -277,9 +307,9 @@ class Kube:
             answer = self._open(method, url, text, headers, self.bounds.read_s)
             content = self._read(answer)
         except HTTPError as error:
-            raise unreachable(error, where) from None
+            raise self._explain(unreachable(error, where)) from None
         if answer.status >= HTTPStatus.BAD_REQUEST:
-            raise refused(answer, content, where, private=resource.private)
+            raise self._explain(refused(answer, content, where, private=resource.private))
         return _decoded(content, where)
 
     def _open(
@@ -288,7 +318,7 @@ class Kube:
         """The answer, of which only the head has been read."""
         with self._lock:
             # A token may be renewed in here.
-            client = self._client
+            client = self._connected()
             found = client.configuration.auth_settings().values()
             sent = {one["key"]: one["value"] for one in found if one["value"]}
         # The pool's own retries do not know which answers pass.
@@ -314,15 +344,24 @@ class Kube:
         answer.release_conn()
         return bytes(content)
 
+    def _connected(self) -> Any:
+        """The client; the lock is held."""
+        if self._client is None:
+            self._client = self._connect()
+        return self._client
+
     def _reconnect(self) -> None:
         with self._lock:
             old, self._client = self._client, self._connect()
         # Watches that are open keep their connections.
-        old.close()
+        if old is not None:
+            old.close()
 
     def _where(self, resource: Resource, namespace: str, name: str) -> str:
         place = "/".join(part for part in (namespace, resource.plural, name) if part)
-        return f"{self._client.configuration.host} {place}"
+        with self._lock:
+            host = self._connected().configuration.host
+        return f"{host} {place}"
 
 
 class Stream:

@@ -85,6 +85,7 @@ class KubeServer:
         self.bookmark_s = 0.2
         self.page = 500
         self.pieces = 1  # in how many chunks each event of a watch is sent
+        self.trusts: Callable[[str], bool] = lambda token: token == TOKEN
         self._version = 100
         self._oldest = 0
         self._history: list[tuple[int, str, str, str, Object]] = []
@@ -375,7 +376,8 @@ class _Handler(BaseHTTPRequestHandler):
         call, cut = self._call(), self.kube.cuts
         self.kube.calls.append(call)
         try:
-            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            scheme, _, token = self.headers.get("Authorization", "").partition(" ")
+            if scheme != "Bearer" or not self.kube.trusts(token):
                 raise Refusal(401, "Unauthorized", "Unauthorized")
             fault = self._fault(call)
             if fault is not None and not fault.after:

@@ -96,7 +96,9 @@ class KubernetesConfig(BaseModel):
 
     model_config = STRICT
 
-    kubeconfig: str = Field(min_length=1, description="path of the kubeconfig")
+    kubeconfig: str = Field(
+        default="", description="path of the kubeconfig; only the provider eks needs none"
+    )
     context: str = Field(default="", description="its context; empty for the current one")
     namespace: str = Field(default="default", description="where MiniClusters are made")
     image: str = Field(description="container image that holds Flux")
@@ -130,7 +132,9 @@ class KubernetesProvider:
 
     slots      all slots of the instance's list of hosts, in its order
     identity   what tells this instance's objects from others': a label value
+    client     the API of the cluster; None for that of the kubeconfig
     own_nodes  whether each burst has nodes of its own, which carry its labels
+    tolerations  of its pods, for nodes with taints, in Kubernetes' words
     on_change  called in another thread when the cluster has told something new
 
     Raises BadInput for what no manifest can be made from, and for secrets that others can read.
@@ -139,6 +143,7 @@ class KubernetesProvider:
     def __init__(
         self, config: KubernetesConfig, types: Sequence[NodeType], slots: Sequence[Slot],
         identity: str, client: Kube | None = None, *, own_nodes: bool = False,
+        tolerations: Sequence[Mapping[str, str]] = (),
     ) -> None:  # fmt: skip
         if not _LABEL_VALUE.fullmatch(identity):
             raise BadInput(
@@ -152,12 +157,11 @@ class KubernetesProvider:
         # Of each instance its own: what two of them apply at once is then a conflict.
         self._manager = f"{MANAGER}-{identity}"
         self._own_nodes = own_nodes
+        self._tolerations = tuple(tolerations)
         check_options(self._options("none", config.lead.address or "none", config.lead.port))
         for path in filter(None, (config.curve_cert, config.munge_key)):
             read_secret(path)
-        self._kube = client or open_kube(
-            config.kubeconfig, config.context, allow_exec=config.allow_exec
-        )
+        self._kube = client or _opened(config)
         self._mirrors: dict[Resource, Mirror] = {}
         self._namespace_made = not config.create_namespace
         # MiniClusters that were made, until the watch has told of them: uids by burst.
@@ -218,6 +222,9 @@ class KubernetesProvider:
             # Else its pods may sit on another burst's nodes, and die with that.
             chosen = {BURST_LABEL: rental.burst, INSTANCE_LABEL: self._identity}
             manifest["spec"]["pod"]["nodeSelector"].update(chosen)
+        if self._tolerations:
+            # Not where there are none: operators before August 2025 do not know the field.
+            manifest["spec"]["pod"]["tolerations"] = [dict(one) for one in self._tolerations]
         return manifest
 
     def _options(self, burst: str, address: str, port: int) -> MiniClusterOptions:
@@ -410,6 +417,12 @@ class KubernetesProvider:
                 if kind in by_kind:
                     return str(by_kind[kind])
         raise FlexError("the lead broker's pod runs on no node", where, "see the pods it selects")
+
+
+def _opened(config: KubernetesConfig) -> Kube:
+    if not config.kubeconfig:
+        raise BadInput("it is not set", "kubeconfig", "name the kubeconfig of the cluster")
+    return open_kube(config.kubeconfig, config.context, allow_exec=config.allow_exec)
 
 
 def _port_of(ports: Sequence[Object], wanted: int, where: str) -> Object:
