@@ -645,6 +645,36 @@ def test_a_group_that_eks_does_not_describe_yet_is_deleted_by_its_name(site: Sit
     assert site.is_empty
 
 
+def test_a_group_whose_making_was_not_answered_is_seen_and_deleted(site: Site) -> None:
+    provider = site.provider()
+    cut = AwsRefusal("cannot connect", "create-nodegroup")
+
+    def no_answer(_: object) -> None:
+        raise cut
+
+    site.aws.changed["create_nodegroup"] = no_answer
+    with pytest.raises(FlexError, match="cannot connect"):
+        provider.request(RENTAL)
+    site.aws.changed["list_nodegroups"] = lambda answer: answer["nodegroups"].clear()
+    assert only(provider.observe()).phase is Phase.COMING
+    not_yet = AwsRefusal("not there", code="ResourceNotFoundException")
+    site.aws.failing["describe_nodegroup"] = not_yet
+    provider.release("hpc-0")
+    site.aws.failing.clear()
+    site.aws.changed.clear()
+    assert site.is_empty
+    assert provider.observe() == []
+
+
+def test_a_refused_group_is_not_waited_for(site: Site) -> None:
+    provider = site.provider()
+    refused = AwsRefusal("no such subnet", code="InvalidParameterException")
+    site.aws.failing["create_nodegroup"] = refused
+    with pytest.raises(FlexError, match="no such subnet"):
+        provider.request(RENTAL)
+    assert provider.observe() == []
+
+
 def test_a_rule_that_ec2_lists_late_is_observed_and_then_revoked(site: Site) -> None:
     provider = site.provider()
     provider.request(RENTAL)

@@ -149,9 +149,13 @@ class EksProvider:
     def _make_group(self, rental: Rental, template: Mapping[str, str]) -> Answer | None:
         """None where it was made; else the group that was there first."""
         question = group_question(self._config, rental, self._identity, template)
+        # Before it is made: an answer that is lost leaves a group, too.
+        self._unlisted[rental.burst] = self._clock(), rental.nodes
         try:
             self._aws.ask("eks", "create_nodegroup", **question)
         except AwsRefusal as error:
+            if error.code:
+                self._unlisted.pop(rental.burst, None)
             if error.code == _LIMIT or lacks_capacity(error.code, error.what):
                 remedy = "ask for another type, or later, or have the quota raised"
                 raise NoCapacity(error.what, error.where, remedy) from None
@@ -159,7 +163,6 @@ class EksProvider:
             if there is None:
                 raise
             return there
-        self._unlisted[rental.burst] = self._clock(), rental.nodes
         return None
 
     def _check(self, group: Answer, rental: Rental) -> None:
@@ -206,7 +209,7 @@ class EksProvider:
         """Of a template that a request which died has left, maybe with another configuration. It
         is not deleted: that request may have got as far as a node group which is not seen yet."""
         found = self._aws.ask("ec2", "describe_launch_templates", LaunchTemplateNames=[name])
-        (template,) = found["LaunchTemplates"]
+        template: Answer = next(iter(found.get("LaunchTemplates") or []), {})
         if burst_of(template, self._identity) != burst:
             where = f"launch template {name}"
             what, remedy = "flux-flex did not make it", "give each instance an identity of its own"
