@@ -22,6 +22,7 @@ ALLOWED = {
     "match": {"model"},
     "topology": {"model", "match", "host", "flux_flex.config"},
     "burst": {"model", "match", "flux_flex.host.instance", "flux_flex.host.kube",
+              "flux_flex.host.kube_errors",
               "flux_flex.host.kube_mirror", "flux_flex.topology.aws_errors"},
     "host": {"model"},
     "usernetes": {"model", "match", "host", "topology", "flux_flex.config"},

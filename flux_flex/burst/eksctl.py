@@ -5,7 +5,8 @@
 One managed node group for each node type that has slots, without nodes to begin with, and a small
 one for CoreDNS and the Flux Operator. The provider ``eks`` makes node groups of its own, one for
 each burst; those here show role, subnets and EFA security groups to take over into flex.toml, and
-serve the provider ``kubernetes`` with a cluster autoscaler.
+serve the provider ``kubernetes`` with a cluster autoscaler. They have no taints, which the pods of
+that provider do not tolerate; ``burst.eks.taints`` are those of the groups of the provider ``eks``.
 
 Source: https://docs.aws.amazon.com/eks/latest/eksctl/schema.html (eksctl.io/v1alpha5).
 """
@@ -31,7 +32,6 @@ _HEAD = """\
 """
 _SYSTEM = "system"
 _CLUSTER = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,99}")
-_TAINT = re.compile(r"([^\s=:]+)(?:=([^\s=:]*))?:(NoSchedule|NoExecute|PreferNoSchedule)")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,6 @@ class ClusterPlan:
     placement_group  one that exists, for the rented nodes; empty: eksctl makes one for EFA groups
     efa              whether types that have EFA get it
     spot             whether rented nodes are spot instances
-    taints           of rented nodes, KEY=VALUE:NoSchedule
     system_type      node type of the one node that is always there
     """
 
@@ -52,7 +51,6 @@ class ClusterPlan:
     placement_group: str = ""
     efa: bool = True
     spot: bool = False
-    taints: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     disk_gib: int = 0
     system_type: str = "m7i.large"
@@ -86,6 +84,8 @@ def eksctl_config(plan: ClusterPlan, groups: Sequence[SlotGroup]) -> str:
         "kind": "ClusterConfig",
         "metadata": {"name": plan.name, "region": plan.region},
         "availabilityZones": [*plan.zones],
+        # So that the controller's role can be let in by an access entry.
+        "accessConfig": {"authenticationMode": "API_AND_CONFIG_MAP"},
         "managedNodeGroups": [_system(plan), *(_rented(plan, one) for one in groups)],
     }
     text: str = yaml.safe_dump(document, sort_keys=False, width=100, allow_unicode=True)
@@ -102,9 +102,6 @@ def _check(plan: ClusterPlan) -> None:
         if not zone.startswith(plan.region) or zone == plan.region:
             what = f"{zone[:60]!r} is no zone of {plan.region}"
             raise BadInput(what, "zones", f"such as {plan.region}a")
-    for taint in plan.taints:
-        if not _TAINT.fullmatch(taint):
-            raise BadInput(f"{taint[:60]!r} is no taint", "taints", "write KEY=VALUE:NoSchedule")
 
 
 def _system(plan: ClusterPlan) -> dict[str, object]:
@@ -136,12 +133,5 @@ def _rented(plan: ClusterPlan, group: SlotGroup) -> dict[str, object]:
         "spot": plan.spot,
         "volumeSize": plan.disk_gib,
         "labels": dict(plan.labels),
-        "taints": [_taint(one) for one in plan.taints],
     }
     return document | {key: value for key, value in more.items() if value}
-
-
-def _taint(text: str) -> dict[str, str]:
-    found = _TAINT.fullmatch(text)
-    assert found is not None
-    return {"key": found[1], "value": found[2] or "", "effect": found[3]}

@@ -141,7 +141,7 @@ def minicluster_manifest(
         metadata["annotations"] = {JOBS_ANNOTATION: job_list(jobs)}
     container = {
         "image": options.image,
-        "command": options.command,
+        **({"command": options.command} if options.command else {}),
         "runFlux": True,
         "commands": {"pre": _install_secrets(options)},
         "volumes": _secret_volumes(options),

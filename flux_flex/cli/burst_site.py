@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flux_flex.burst.bootstrap import Lead, follower_toml, hosts_of, with_cores
 from flux_flex.burst.catalog import NodeType, parse_catalog
@@ -29,6 +29,7 @@ _RELEASE_S = 120.0
 
 if TYPE_CHECKING:  # brings the kubernetes package, which only that provider needs
     from flux_flex.burst.providers.kubernetes import KubernetesProvider
+    from flux_flex.host.kube import Kube
 
 OURS = ("local", "kubernetes", "eks", "fluxburst")
 
@@ -124,14 +125,9 @@ def open_provider(site: FlexConfig, instance: FluxInstance) -> Provider:
         toml = _broker_toml(site, instance)
         return LocalProvider(types_of(site), toml, rundir=rundir, flux=flux)
     if name == "kubernetes":
-        return _kubernetes(site, instance)
+        return _kubernetes(site, instance.identity())
     if name == "eks":
-        from flux_flex.burst.providers.eks import EksProvider
-        from flux_flex.burst.providers.eks_config import parse_eks_config
-
-        config = parse_eks_config(site.burst.eks)
-        inner, port = _kubernetes(site, instance, own_nodes=True), site.burst.lead.port
-        return EksProvider(config, types_of(site), inner, instance.identity(), port)
+        return _eks(site)
     if name == "fluxburst":
         from flux_flex.burst.providers.fluxburst import FluxBurstProvider, parse_fluxburst_config
 
@@ -148,13 +144,32 @@ def _broker_toml(site: FlexConfig, instance: FluxInstance) -> str:
 
 
 def _kubernetes(
-    site: FlexConfig, instance: FluxInstance, *, own_nodes: bool = False
+    site: FlexConfig, identity: str, client: Kube | None = None, **more: Any
 ) -> KubernetesProvider:
+    """``more`` is the provider's own."""
     from flux_flex.burst.providers.kubernetes import KubernetesProvider, parse_kubernetes_config
 
     config = parse_kubernetes_config(site.burst.kubernetes)
-    types, slots, identity = types_of(site), slots_in(site), instance.identity()
-    return KubernetesProvider(config, types, slots, identity, own_nodes=own_nodes)
+    return KubernetesProvider(config, types_of(site), slots_in(site), identity, client, **more)
+
+
+def _eks(site: FlexConfig) -> Provider:
+    """Asks nothing of AWS yet. A kubeconfig that is given is used, else EKS itself is asked.
+
+    What is rented outlives the lead broker, whose own identity does not: that of the table is used.
+    """
+    from flux_flex.burst.providers.eks import EksProvider
+    from flux_flex.burst.providers.eks_access import eks_kube
+    from flux_flex.burst.providers.eks_aws import Aws
+    from flux_flex.burst.providers.eks_config import parse_eks_config
+
+    config = parse_eks_config(site.burst.eks)
+    aws = Aws(config.region, config.profile)
+    kube = None if site.burst.kubernetes.get("kubeconfig") else eks_kube(aws, config.cluster)
+    tolerations = config.tolerations
+    inner = _kubernetes(site, config.identity, kube, own_nodes=True, tolerations=tolerations)
+    port = site.burst.lead.port
+    return EksProvider(config, types_of(site), inner, config.identity, port, aws)
 
 
 def _rundir(site: FlexConfig, instance: FluxInstance) -> Path:

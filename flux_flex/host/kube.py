@@ -23,27 +23,31 @@ import random
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 import urllib3
-from urllib3.exceptions import HTTPError, SSLError
+from urllib3.exceptions import HTTPError
 
-from flux_flex.errors import FlexError
-from flux_flex.host.kubeconfig import connected, short
-
-Object = Mapping[str, Any]
+from flux_flex.host.kube_errors import (
+    Expired,
+    KubeError,
+    Object,
+    error_of,
+    mapping,
+    passes,
+    refused,
+    unreachable,
+)
+from flux_flex.host.kubeconfig import connected, connected_to, runs_command
 
 # Answered with an object's metadata only, so that a Secret's content never comes back.
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 _APPLY = "application/apply-patch+yaml"
-_PASSING = {
-    HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY,
-    HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT,
-}  # fmt: skip
 _PAGE = 500
 _PIECE = 1 << 16
 
@@ -74,23 +78,6 @@ EVENTS = Resource("events")
 SERVICES = Resource("services")
 NODES = Resource("nodes")
 NAMESPACES = Resource("namespaces")
-
-
-@dataclass(eq=False)
-class KubeError(FlexError):
-    """The API server refused, or did not answer (status 0). ``status`` is HTTP's."""
-
-    status: int = 0
-    reason: str = ""
-    retry_after_s: float | None = None
-
-
-class FieldConflict(KubeError):
-    """Other field managers own what was to be applied; ``what`` names them."""
-
-
-class Expired(KubeError):
-    """410: the history from this resourceVersion on is gone; list again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,24 +114,47 @@ def open_kube(
     Nothing is asked of the cluster yet. Raises BadInput for a file that cannot be used, that turns
     the verification of TLS off, or that runs a credential plugin where that is not allowed.
     """
-    bounds = bounds or Bounds()
-    return Kube(lambda: connected(kubeconfig, context, allow_exec=allow_exec), bounds)
+    # A command for credentials may take its time, and opening must not.
+    lazily = runs_command(kubeconfig, context, allow_exec=allow_exec)
+    connect = partial(connected, kubeconfig, context, allow_exec=allow_exec)
+    return Kube(connect, bounds or Bounds(), lazily=lazily)
+
+
+def open_server(
+    find: Callable[[], tuple[str, str, Callable[[], str]]], bounds: Bounds | None = None, *,
+    explain: Callable[[KubeError], KubeError] = lambda error: error,
+) -> Kube:  # fmt: skip
+    """The API of a cluster that is found at the first call, and again after a 401.
+
+    ``find`` gives its https URL, its authority in PEM, and what gives each request's bearer token.
+    """
+    return Kube(lambda: connected_to(*find()), bounds or Bounds(), lazily=True, explain=explain)
 
 
 class Kube:
-    """The verbs. All raise KubeError where the server refuses or does not answer."""
+    """The verbs. All raise KubeError where the server refuses or does not answer.
 
-    def __init__(self, connect: Callable[[], Any], bounds: Bounds) -> None:
+    connect   makes an ApiClient; again after a 401. What it raises comes from the verbs then
+    lazily    connect at the first call and not at once, where that takes long
+    explain   may give a refusal a remedy that fits how the cluster was found
+    """
+
+    def __init__(
+        self, connect: Callable[[], Any], bounds: Bounds, *, lazily: bool = False,
+        explain: Callable[[KubeError], KubeError] = lambda error: error,
+    ) -> None:  # fmt: skip
         self.bounds = bounds
         self._connect = connect
+        self._explain = explain
         self._lock = threading.Lock()
-        self._client = connect()
+        self._client = None if lazily else connect()
         self._closed = threading.Event()
 
     def close(self) -> None:
         """Let go of the connections; what waits for its next try gives up."""
         self._closed.set()
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
 
     # -- verbs -------------------------------------------------------------------------------------
 
@@ -172,11 +182,20 @@ class Kube:
                     raise
                 found, query = [], _selected(labels, fields)
                 continue
-            found += page.get("items") or []
-            more = page["metadata"].get("continue")
+            found += self._items(page, resource, namespace)
+            metadata = mapping(page.get("metadata"))
+            more = metadata.get("continue")
             if not more:
-                return found, str(page["metadata"].get("resourceVersion", ""))
+                return found, str(metadata.get("resourceVersion", ""))
             query = query | {"continue": more}
+
+    def _items(self, page: Object, resource: Resource, namespace: str) -> Sequence[Object]:
+        items = page.get("items") or []
+        listed = [mapping(one) for one in items] if isinstance(items, list) else [{}]
+        if not all(mapping(one.get("metadata")).get("uid") for one in listed):
+            where = self._where(resource, namespace, "")
+            raise KubeError("the list has no objects", where, "see what is in between")
+        return listed
 
     def create(self, resource: Resource, body: Object, namespace: str = "") -> bool:
         """Make an object; False if there is one of that name."""
@@ -189,10 +208,15 @@ class Kube:
         return True
 
     def apply(
-        self, resource: Resource, body: Object, *, manager: str, force: bool = False
+        self, resource: Resource, body: Object, *, manager: str, force: bool = False, uid: str = ""
     ) -> Object:
-        """Apply on the server's side. Raises FieldConflict where others own a field."""
+        """Apply on the server's side. Raises FieldConflict where others own a field.
+
+        With ``uid`` only to the object that has it; raises Replaced where that is gone.
+        """
         metadata = body["metadata"]
+        if uid:
+            body = {**body, "metadata": {**metadata, "uid": uid}}
         query = {"fieldManager": manager, "fieldValidation": "Strict"}
         query |= {"force": "true"} if force else {}
         namespace = str(metadata.get("namespace", ""))
@@ -229,12 +253,18 @@ class Kube:
         # A connection that died says nothing: the server ends a watch in time, or it is dead.
         read_s = self.bounds.watch_s + self.bounds.read_s
         url = resource.path(namespace) + _query(query)
+        headers = {"Accept": "application/json"}
         try:
-            answer = self._open("GET", url, None, {"Accept": "application/json"}, read_s)
+            answer = self._open("GET", url, None, headers, read_s)
+            if answer.status == HTTPStatus.UNAUTHORIZED:
+                self._read(answer)
+                self._reconnect()
+                answer = self._open("GET", url, None, headers, read_s)
             if answer.status >= HTTPStatus.BAD_REQUEST:
-                raise _refused(answer, self._read(answer), where, resource)
+                said = refused(answer, self._read(answer), where, private=resource.private)
+                raise self._explain(said)
         except HTTPError as error:
-            raise _unreachable(error, where) from None
+            raise self._explain(unreachable(error, where)) from None
         return Stream(answer, where)
 
     # -- one call ----------------------------------------------------------------------------------
@@ -260,7 +290,7 @@ class Kube:
                     # Tokens and certificates are renewed in their files.
                     self._reconnect()
                     pause_s = 0.0
-                elif not _passes(error, method):
+                elif not passes(error, method):
                     raise
                 last = failures + 1 == self.bounds.tries
                 if last or time.monotonic() + pause_s > end or self._closed.wait(pause_s):
@@ -277,9 +307,9 @@ class Kube:
             answer = self._open(method, url, text, headers, self.bounds.read_s)
             content = self._read(answer)
         except HTTPError as error:
-            raise _unreachable(error, where) from None
+            raise self._explain(unreachable(error, where)) from None
         if answer.status >= HTTPStatus.BAD_REQUEST:
-            raise _refused(answer, content, where, resource)
+            raise self._explain(refused(answer, content, where, private=resource.private))
         return _decoded(content, where)
 
     def _open(
@@ -288,7 +318,7 @@ class Kube:
         """The answer, of which only the head has been read."""
         with self._lock:
             # A token may be renewed in here.
-            client = self._client
+            client = self._connected()
             found = client.configuration.auth_settings().values()
             sent = {one["key"]: one["value"] for one in found if one["value"]}
         # The pool's own retries do not know which answers pass.
@@ -314,15 +344,24 @@ class Kube:
         answer.release_conn()
         return bytes(content)
 
+    def _connected(self) -> Any:
+        """The client; the lock is held."""
+        if self._client is None:
+            self._client = self._connect()
+        return self._client
+
     def _reconnect(self) -> None:
         with self._lock:
             old, self._client = self._client, self._connect()
         # Watches that are open keep their connections.
-        old.close()
+        if old is not None:
+            old.close()
 
     def _where(self, resource: Resource, namespace: str, name: str) -> str:
         place = "/".join(part for part in (namespace, resource.plural, name) if part)
-        return f"{self._client.configuration.host} {place}"
+        with self._lock:
+            host = self._connected().configuration.host
+        return f"{host} {place}"
 
 
 class Stream:
@@ -341,16 +380,18 @@ class Stream:
                 *lines, rest = (rest + piece).split(b"\n")
                 yield from (self._event(line) for line in lines if line.strip())
         except HTTPError as error:
-            raise _unreachable(error, self._where) from None
+            raise unreachable(error, self._where) from None
         finally:
             self._answer.close()
 
     def _event(self, line: bytes) -> tuple[str, Object]:
         event = _decoded(line, self._where)
-        kind, about = str(event.get("type")), event.get("object") or {}
+        kind, about = str(event.get("type")), mapping(event.get("object"))
         if kind == "ERROR":
-            raise _error_of(about, int(about.get("code") or 500), self._where)
-        if not (about.get("metadata") or {}).get("resourceVersion"):
+            code = about.get("code")
+            raise error_of(about, code if isinstance(code, int) else 500, self._where)
+        metadata = mapping(about.get("metadata"))
+        if not metadata.get("resourceVersion") or not (metadata.get("uid") or kind == "BOOKMARK"):
             raise KubeError("the watch sent no object", self._where, "see what is in between")
         return kind, about
 
@@ -367,65 +408,6 @@ def _pieces(answer: Any) -> Iterator[bytes]:
         return
     while piece := answer.read1(_PIECE):
         yield piece
-
-
-# -- errors ----------------------------------------------------------------------------------------
-
-
-def _passes(error: KubeError, method: str) -> bool:
-    """Whether the same call may go through a little later."""
-    if isinstance(error, (FieldConflict, Expired)):
-        return False
-    if error.status == HTTPStatus.CONFLICT:
-        return method == "PATCH"
-    return error.status in _PASSING or (error.status == 0 and error.reason != "TLS")
-
-
-def _refused(answer: Any, content: bytes, where: str, resource: Resource) -> KubeError:
-    with suppress(ValueError):
-        status = json.loads(content)
-        if isinstance(status, Mapping):
-            after = str(answer.headers.get("Retry-After", ""))
-            wait_s = float(after) if after.isdecimal() else None
-            return _error_of(status, answer.status, where, wait_s, private=resource.private)
-    remedy = _remedy(answer.status) or "see what is in between"
-    return KubeError(f"HTTP {answer.status}", where, remedy, answer.status)
-
-
-def _error_of(
-    status: Object, code: int, where: str, retry_after_s: float | None = None, *,
-    private: bool = False,
-) -> KubeError:  # fmt: skip
-    """What a Status object says (api-concepts). ``private``: without its message, which may show
-    what was sent."""
-    reason = str(status.get("reason") or HTTPStatus(code).phrase)
-    said = reason if private else short(status.get("message") or reason)
-    causes = (status.get("details") or {}).get("causes") or []
-    fields = [one for one in causes if one.get("reason") == "FieldManagerConflict"]
-    if code == HTTPStatus.CONFLICT and fields:
-        owned = "; ".join(f"{one.get('field')}: {short(one.get('message'))}" for one in fields[:3])
-        what = f"another field manager owns what would be changed: {owned}"
-        return FieldConflict(what, where, "let it go there, or set force_conflicts", code, reason)
-    if code == HTTPStatus.GONE:
-        return Expired(said, where, "", code, reason)
-    return KubeError(said, where, _remedy(code), code, reason, retry_after_s)
-
-
-def _remedy(code: int) -> str:
-    if code == HTTPStatus.UNAUTHORIZED:
-        return "renew the credentials in the kubeconfig"
-    if code == HTTPStatus.FORBIDDEN:
-        return "give the account the rights of docs/kubernetes-rbac.yaml"
-    if code == HTTPStatus.NOT_FOUND:
-        return "see that the namespace is there, and for MiniClusters the Flux Operator"
-    return ""
-
-
-def _unreachable(error: HTTPError, where: str) -> KubeError:
-    if isinstance(error, SSLError):
-        remedy = "see certificate-authority-data and the server's name in the kubeconfig"
-        return KubeError(f"TLS: {short(error)}", where, remedy, 0, "TLS")
-    return KubeError(f"no answer: {short(error)}", where, "see whether kubectl reaches it")
 
 
 def _decoded(content: bytes, where: str) -> Object:

@@ -18,7 +18,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from flux_flex.errors import FlexError
-from flux_flex.host.kube import Expired, Kube, KubeError, Object, Resource, Stream
+from flux_flex.host.kube import Kube, Resource, Stream
+from flux_flex.host.kube_errors import Expired, KubeError, Object
 
 log = logging.getLogger("flux_flex.kube")
 

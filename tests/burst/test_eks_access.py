@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -42,7 +43,7 @@ def described(aws: ScriptedAws, **changes: object) -> None:
 
 
 def test_a_token_is_a_presigned_question_that_is_bound_to_the_cluster(aws: ScriptedAws) -> None:
-    token = eks_token(aws.session, "hpc")
+    token = eks_token(aws, "hpc")
     assert token.startswith("k8s-aws-v1.")
     assert "=" not in token
     text = token.removeprefix("k8s-aws-v1.")
@@ -53,7 +54,7 @@ def test_a_token_is_a_presigned_question_that_is_bound_to_the_cluster(aws: Scrip
     assert query["X-Amz-Expires"] == ["60"]
     assert query["X-Amz-SignedHeaders"] == ["host;x-k8s-aws-id"]
     assert query["X-Amz-Signature"][0]
-    other = eks_token(aws.session, "other")
+    other = eks_token(aws, "other")
     assert other != token
 
 
@@ -109,14 +110,14 @@ def test_without_credentials_there_is_no_token(monkeypatch: pytest.MonkeyPatch) 
     for name in KEYS:
         monkeypatch.delenv(name)
     with pytest.raises(FlexError, match="no AWS credentials are found"):
-        eks_token(Aws(REGION).session, "hpc")
+        eks_token(Aws(REGION), "hpc")
 
 
 def test_a_token_is_not_signed_for_plain_http(monkeypatch: pytest.MonkeyPatch) -> None:
     isolate(monkeypatch)
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:1")
     with pytest.raises(FlexError, match="https only") as caught:
-        eks_token(Aws(REGION).session, "hpc")
+        eks_token(Aws(REGION), "hpc")
     assert "Signature" not in str(caught.value)
 
 
@@ -177,6 +178,35 @@ def test_an_unknown_profile_or_no_region_is_bad_input(monkeypatch: pytest.Monkey
         Aws(REGION, "nobody")
     with pytest.raises(BadInput, match="no AWS region is known"):
         Aws()
+
+
+def test_new_credentials_in_their_file_are_found_after_the_old_ones_have_expired(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    isolate(monkeypatch)
+    for name in KEYS:
+        monkeypatch.delenv(name)
+    file = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+
+    def sign_in(key: str) -> None:
+        file.write_text(f"[default]\naws_access_key_id={key}\naws_secret_access_key=x\n")
+
+    sign_in("OLD")
+    aws = Aws(REGION)
+    old = eks_token(aws, "hpc")
+    sign_in("NEW")
+
+    def expired(**_: object) -> None:
+        raise client_error("ExpiredTokenException", operation="DescribeCluster")
+
+    monkeypatch.setattr(aws._client("eks", REGION), "describe_cluster", expired, raising=False)
+    with pytest.raises(FlexError, match="have expired"):
+        aws.ask("eks", "describe_cluster", name="hpc")
+    keys = [base64.urlsafe_b64decode(one.removeprefix("k8s-aws-v1.") + "==").decode()
+            for one in (old, eks_token(aws, "hpc"))]  # fmt: skip
+    assert "Credential=OLD" in keys[0]
+    assert "Credential=NEW" in keys[1]
 
 
 def test_an_endpoint_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

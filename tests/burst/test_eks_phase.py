@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
 from flux_flex.burst.catalog import NodeType
+from flux_flex.burst.eksctl import ClusterPlan, eksctl_config, groups_of
 from flux_flex.burst.providers import Observed, Phase, Rental
 from flux_flex.burst.providers.eks_config import EksConfig, check_identity, parse_eks_config
 from flux_flex.burst.providers.eks_groups import burst_of, group_name, group_question, template_data
 from flux_flex.burst.providers.eks_phase import combined, observed_group
+from flux_flex.burst.providers.kubernetes import parse_kubernetes_config
+from flux_flex.burst.slots import Slot
+from flux_flex.config import load_config, slots_of
 from flux_flex.errors import BadInput
 
 BURST = "hpc-0"
@@ -29,6 +35,12 @@ LAUNCH = "AsgInstanceLaunchFailures"
 ICE = (LAUNCH, "Could not launch On-Demand Instances. InsufficientInstanceCapacity - none.")
 ADDRESSES = ("InsufficientFreeAddresses", "the subnet is full")
 KMS = (LAUNCH, "Client.InvalidKMSKey.InvalidState: the key is disabled")
+SPOT = (
+    "UnfulfillableCapacity - Unable to fulfill capacity due to your request configuration.",
+    "InsufficientInstanceCapacity - There is no Spot capacity available that matches your request.",
+    "MaxSpotInstanceCountExceeded - Max spot instance count exceeded.",
+    "Termination Reason: Server.SpotInstanceTermination: Spot instance termination",
+)
 ROLE = ("AccessDenied", "nodes may not authenticate")
 
 
@@ -49,6 +61,25 @@ ROLE = ("AccessDenied", "nodes may not authenticate")
         (group("CREATE_FAILED", ("InstanceLimitExceeded", "quota")), Phase.FAILED, True),
         (group("DEGRADED", KMS), Phase.FAILED, False),
         (group("DEGRADED", (LAUNCH, "There is no Spot capacity")), Phase.FAILED, True),
+        *(
+            (
+                group("CREATING", (LAUNCH, f"Could not launch Spot Instances. {said}")),
+                Phase.FAILED,
+                True,
+            )
+            for said in SPOT
+        ),
+        (
+            group(
+                "CREATING",
+                (
+                    LAUNCH,
+                    "Unsupported - the type is not supported in your requested Availability Zone",
+                ),
+            ),
+            Phase.COMING,
+            False,
+        ),
         (group("DELETING"), Phase.LEAVING, False),
         (group("DELETE_FAILED", ROLE), Phase.LEAVING, False),
     ],
@@ -114,6 +145,7 @@ def test_missing_capacity_is_not_said_of_what_is_ready() -> None:
 
 CONFIG: dict[str, object] = {
     "cluster": "hpc",
+    "identity": "cluster0",
     "node_role": "arn:aws:iam::111122223333:role/nodes",
     "subnets": ["subnet-0123456789abcdef0"],
 }
@@ -173,7 +205,8 @@ def test_every_network_card_gets_an_efa_interface() -> None:
 @pytest.mark.parametrize(
     "sources",
     [["0.0.0.0/0"], ["::/0"], ["203.0.113.7/32", "0.0.0.0/0"], "0.0.0.0/0", ["0.0.0.0/1"],
-     ["128.0.0.0/1", "0.0.0.0/1"], ["2000::/3"], ["::ffff:0:0/0"]],
+     ["128.0.0.0/1", "0.0.0.0/1"], ["2000::/3"], ["::ffff:0:0/0"], ["3.0.0.0/8"],
+     ["203.0.112.0/23"], ["2600::/32"], ["8.0.0.0/7"], ["64.0.0.0/8"]],
 )  # fmt: skip
 def test_the_lead_is_never_opened_to_everybody(sources: object) -> None:
     lead = {"lead_security_group": "sg-0123456789abcdef0"}
@@ -183,12 +216,26 @@ def test_the_lead_is_never_opened_to_everybody(sources: object) -> None:
 
 
 @pytest.mark.parametrize(
+    "source",
+    ["10.0.0.0/8", "192.168.0.0/16", "100.64.0.0/10", "198.51.100.0/24", "fd00::/32", "2600::/44"],
+)
+def test_private_networks_may_be_wide_and_public_ones_a_site_s(source: str) -> None:
+    lead = {"lead_security_group": "sg-0123456789abcdef0"}
+    assert config(sources=source, **lead).sources == (source,)
+
+
+@pytest.mark.parametrize(
     ("changes", "where", "what"),
     [
+        ({"efa": True, "subnets": ["subnet-01234567", "subnet-01234568"]}, "", "the one subnet"),
+        ({"placement_group": "near", "subnets": ["subnet-01234567", "subnet-01234568"]}, "",
+         "do not go beyond a zone"),
         ({"sources": ["10.0.0.0/16"]}, "", "mean nothing without a lead_security_group"),
         ({"lead_security_group": "sg-0123456789abcdef0", "sources": ["10.0.0.1/16"]}, "sources",
          "neither cluster-security-group nor a network"),
         ({"lead_security_group": "sg-0123456789abcdef0", "sources": []}, "sources", "at least 1"),
+        ({"identity": ""}, "identity", "not of the form"),
+        ({"identity": "-a"}, "identity", "not of the form"),
         ({"launch_template": "mine", "efa": True}, "", "belongs into the launch template"),
         ({"launch_template": "mine", "disk_gib": 80}, "", "belongs into the launch template"),
         ({"launch_template": "a b"}, "launch_template", "NAME of a launch template"),
@@ -221,9 +268,47 @@ def test_taints_and_templates_are_said_in_eks_s_words() -> None:
         {"key": "gpu", "effect": "NO_EXECUTE"},
         {"key": "a/b", "value": "c", "effect": "NO_SCHEDULE"},
     ]
+    assert parsed.tolerations == [
+        {"key": "gpu", "operator": "Equal", "effect": "NoExecute"},
+        {"key": "a/b", "operator": "Equal", "value": "c", "effect": "NoSchedule"},
+    ]
     assert parsed.eks_template == {"id": "lt-0123abcd", "version": "7"}
 
 
 def test_an_identity_that_is_no_label_is_refused() -> None:
     with pytest.raises(BadInput, match="cannot be a label"):
         check_identity("local:///run/flux")
+
+
+# -- the page --------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[2] / "docs" / "bursting.md").read_text(encoding="utf-8")
+SECTION = PAGE.partition("\n## The first burst on EKS")[2].partition("\n## ")[0]
+
+
+def test_the_page_s_flex_toml_is_taken_as_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "flex.toml"
+    path.write_text(SECTION.partition("```toml\n")[2].partition("```")[0], encoding="utf-8")
+    path.chmod(0o600)
+    burst = load_config(path).burst
+    assert burst.provider == "eks"
+    parsed = parse_eks_config(burst.eks)
+    inside = parse_kubernetes_config(burst.kubernetes)
+    assert (inside.lead.name, inside.lead.address) == (burst.lead.name, burst.lead.address)
+    assert inside.curve_cert == burst.local.curve_cert
+    slot = slots_of(burst)[0]
+    assert f"--requires={slot.type} " in SECTION
+    assert f"--nodegroup-name {group_name(parsed.identity, slot.name)} " in SECTION
+
+
+def test_the_page_has_every_key_of_the_table_and_no_other() -> None:
+    table = SECTION.partition("### Keys of `[burst.eks]`")[2]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert {key for row in rows for key in re.findall(r"`(\w+)`", row)} == {*EksConfig.model_fields}
+
+
+def test_the_page_s_cluster_is_what_the_command_prints() -> None:
+    node_type = TYPE.model_copy(update={"name": "c7i.4xlarge", "efa": 0})
+    plan = ClusterPlan("hpc", "us-east-2", ("us-east-2a", "us-east-2b"))
+    text = eksctl_config(plan, groups_of([Slot("c7i-0", "c7i.4xlarge", ("a", "b"))], [node_type]))
+    assert "".join(f"    {line}\n" for line in text.splitlines()) in SECTION

@@ -18,7 +18,7 @@ moto = pytest.importorskip("moto")
 from flux_flex.burst.catalog import NodeType  # noqa: E402
 from flux_flex.burst.providers import NoCapacity, Observed, Phase, Rental  # noqa: E402
 from flux_flex.burst.providers import eks as eks_module  # noqa: E402
-from flux_flex.burst.providers.eks import SETTLE_S, EksProvider  # noqa: E402
+from flux_flex.burst.providers.eks import SETTLE_S, UNLISTED_S, EksProvider  # noqa: E402
 from flux_flex.burst.providers.eks_aws import Aws, AwsRefusal  # noqa: E402
 from flux_flex.burst.providers.eks_config import parse_eks_config  # noqa: E402
 from flux_flex.errors import BadInput, FlexError  # noqa: E402
@@ -141,6 +141,7 @@ class Site:
     def config(self, **changes: object) -> dict[str, object]:
         figures: dict[str, object] = {
             "cluster": "hpc",
+            "identity": IDENTITY,
             "region": REGION,
             "node_role": ROLE,
             "subnets": [self.subnet],
@@ -587,6 +588,191 @@ def test_a_rule_that_is_left_alone_is_observed_until_it_is_released(site: Site) 
 def test_to_close_lets_the_kubernetes_half_go_too(site: Site) -> None:
     site.provider().close()
     assert site.inside.log == [("close", "")]
+
+
+# -- what died, what lags, what is hostile ---------------------------------------------------------
+
+
+def test_a_template_that_a_dead_request_left_gets_a_version_and_is_never_deleted_under_a_group(
+    site: Site,
+) -> None:
+    site.aws.failing["create_nodegroup"] = AwsRefusal("cut off", "create-nodegroup")
+    with pytest.raises(FlexError, match="cut off"):
+        site.provider(placement_group="near").request(RENTAL)
+    site.aws.failing.clear()
+    provider = site.provider(placement_group="far")
+    provider.request(RENTAL)
+    (template,) = site.templates()
+    asked = site.aws.questions["create_nodegroup"]["launchTemplate"]
+    assert asked == {"id": template["LaunchTemplateId"], "version": "2"}
+    data: Any = site.aws.questions["create_launch_template_version"]["LaunchTemplateData"]
+    assert data["Placement"] == {"GroupName": "far"}
+    assert "delete_launch_template" not in site.aws.calls
+    provider.release("hpc-0")
+    assert site.is_empty
+
+
+def test_a_template_of_the_name_that_somebody_else_made_is_left_alone(site: Site) -> None:
+    data = {"Placement": {"GroupName": "theirs"}}
+    made = {"LaunchTemplateName": "flux-flex-cluster0-hpc-0", "LaunchTemplateData": data}
+    site.aws.ask("ec2", "create_launch_template", **made)
+    provider = site.provider(placement_group="near")
+    with pytest.raises(FlexError, match="flux-flex did not make it"):
+        provider.request(RENTAL)
+    provider.release("hpc-0")
+    assert len(site.templates()) == 1
+    assert site.groups() == []
+
+
+def test_a_group_that_eks_does_not_list_yet_is_not_taken_for_one_that_is_gone(site: Site) -> None:
+    provider = site.provider()
+    provider.request(RENTAL)
+    site.aws.changed["list_nodegroups"] = lambda answer: answer["nodegroups"].clear()
+    seen = only(provider.observe())
+    assert (seen.phase, seen.nodes) == (Phase.COMING, 2)
+    assert "does not list" in seen.reason
+    site.now_s += UNLISTED_S
+    assert only(provider.observe()).phase is Phase.FAILED
+
+
+def test_a_group_that_eks_does_not_describe_yet_is_deleted_by_its_name(site: Site) -> None:
+    provider = site.provider()
+    provider.request(RENTAL)
+    not_yet = AwsRefusal("not there", code="ResourceNotFoundException")
+    site.aws.failing["describe_nodegroup"] = not_yet
+    provider.release("hpc-0")
+    site.aws.failing.clear()
+    assert site.is_empty
+
+
+def test_a_group_whose_making_was_not_answered_is_seen_and_deleted(site: Site) -> None:
+    provider = site.provider()
+    cut = AwsRefusal("cannot connect", "create-nodegroup")
+
+    def no_answer(_: object) -> None:
+        raise cut
+
+    site.aws.changed["create_nodegroup"] = no_answer
+    with pytest.raises(FlexError, match="cannot connect"):
+        provider.request(RENTAL)
+    site.aws.changed["list_nodegroups"] = lambda answer: answer["nodegroups"].clear()
+    assert only(provider.observe()).phase is Phase.COMING
+    not_yet = AwsRefusal("not there", code="ResourceNotFoundException")
+    site.aws.failing["describe_nodegroup"] = not_yet
+    provider.release("hpc-0")
+    site.aws.failing.clear()
+    site.aws.changed.clear()
+    assert site.is_empty
+    assert provider.observe() == []
+
+
+def test_a_refused_group_is_not_waited_for(site: Site) -> None:
+    provider = site.provider()
+    refused = AwsRefusal("no such subnet", code="InvalidParameterException")
+    site.aws.failing["create_nodegroup"] = refused
+    with pytest.raises(FlexError, match="no such subnet"):
+        provider.request(RENTAL)
+    assert provider.observe() == []
+
+
+def test_a_rule_that_ec2_lists_late_is_observed_and_then_revoked(site: Site) -> None:
+    provider = site.provider()
+    provider.request(RENTAL)
+    site.aws.changed["describe_security_group_rules"] = lambda answer: answer[
+        "SecurityGroupRules"
+    ].clear()
+    provider.release("hpc-0")
+    site.aws.changed.clear()
+    assert only(provider.observe()).phase is Phase.LEAVING
+    provider.release("hpc-0")
+    assert site.is_empty
+
+
+@pytest.mark.parametrize("code", ["InvalidSecurityGroupRuleId.NotFound", "InvalidGroup.NotFound"])
+@pytest.mark.parametrize("others", [False, True])
+def test_a_rule_that_somebody_took_away_holds_nothing_up(
+    site: Site, code: str, others: bool
+) -> None:
+    provider = site.provider()
+    provider.request(RENTAL)
+    if others:
+        provider.request(Rental("hpc-1", "c7i.4xlarge", ("b",)))
+    gone = AwsRefusal("it does not exist", code=code)
+    site.aws.failing |= {"revoke_security_group_ingress": gone, "create_tags": gone}
+    provider.release("hpc-0")
+    assert len(site.groups()) == int(others)
+
+
+def test_a_group_that_could_not_be_deleted_is_deleted_again(site: Site) -> None:
+    provider = site.provider()
+    provider.request(RENTAL)
+    status(site, "DELETE_FAILED", ("Ec2SecurityGroupDeletionFailure", "it is in use"))
+    seen = only(provider.observe())
+    assert seen.phase is Phase.LEAVING
+    assert seen.reason == "Ec2SecurityGroupDeletionFailure: it is in use"
+    provider.release("hpc-0")
+    site.aws.changed.clear()
+    assert site.is_empty
+
+
+def test_another_instance_s_rule_is_not_relied_on_for_it_will_be_revoked(site: Site) -> None:
+    site.provider("cluster1").request(Rental("a-0", "c7i.4xlarge", ("a",)))
+    with pytest.raises(FlexError, match="the instance cluster1 lets 203") as caught:
+        site.provider().request(RENTAL)
+    assert "a security group of its own" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "burst", ["", "../../x", "Hpc-0", "a" * 60, "hpc 0", "hpc-0\n", "-a", "x; reboot"]
+)
+def test_a_tag_that_is_no_name_of_a_burst_makes_nothing_ours(site: Site, burst: str) -> None:
+    one = {"clusterName": "hpc", "nodeRole": ROLE, "subnets": [site.subnet]}
+    hostile = OURS | {"flux-flex.io/burst": burst}
+    site.aws.ask("eks", "create_nodegroup", nodegroupName="flux-flex-x", tags=hostile, **one)
+    assert site.provider().observe() == []
+
+
+def test_tags_that_were_copied_to_another_group_or_template_do_not_make_it_ours(
+    site: Site,
+) -> None:
+    one = {"clusterName": "hpc", "nodeRole": ROLE, "subnets": [site.subnet]}
+    site.aws.ask("eks", "create_nodegroup", nodegroupName="flux-flex-copy", tags=OURS, **one)
+    copied = [{"ResourceType": "launch-template",
+               "Tags": [{"Key": key, "Value": value} for key, value in OURS.items()]}]  # fmt: skip
+    # As EKS makes them of those of node groups.
+    site.aws.ask("ec2", "create_launch_template", LaunchTemplateName="eks-0123",
+                 LaunchTemplateData={"EbsOptimized": True}, TagSpecifications=copied)  # fmt: skip
+    provider = site.provider()
+    assert provider.observe() == []
+    provider.release("hpc-0")
+    assert site.groups() == ["flux-flex-copy"]
+    assert len(site.templates()) == 1
+
+
+def test_what_aws_says_of_others_is_printed_without_what_a_terminal_obeys(site: Site) -> None:
+    one = {"clusterName": "hpc", "nodeRole": ROLE, "subnets": [site.subnet]}
+    owner = {"flux-flex.io/instance": "\x1b[2Jevil"}
+    name = "flux-flex-cluster0-hpc-0"
+    site.aws.ask("eks", "create_nodegroup", nodegroupName=name, tags=owner, **one)
+    with pytest.raises(FlexError, match="belongs to the instance") as caught:
+        site.provider().request(RENTAL)
+    assert caught.value.what.isprintable()
+
+
+def test_a_listing_that_is_cut_between_two_pages_is_no_answer(site: Site) -> None:
+    provider = site.provider()
+    provider.request(RENTAL)
+    pages: list[str] = []
+
+    def cut(answer: dict[str, Any]) -> None:
+        pages.append("one")
+        if len(pages) == 2:
+            raise AwsRefusal("asks too often", "list-nodegroups", code="ThrottlingException")
+        answer["nextToken"] = answer["nodegroups"][0]
+
+    site.aws.changed["list_nodegroups"] = cut
+    with pytest.raises(FlexError, match="asks too often"):
+        provider.observe()
 
 
 # -- the rights that it takes ----------------------------------------------------------------------

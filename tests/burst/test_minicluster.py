@@ -110,7 +110,6 @@ def test_manifest_of_a_burst_of_four_nodes() -> None:
     assert 'host = "lead", connect = "tcp://203.0.113.7:30093"' in config
     assert container == {
         "image": "ghcr.io/example/flux:0.88",
-        "command": "",
         "runFlux": True,
         "volumes": {
             "flux-flex-curve": {

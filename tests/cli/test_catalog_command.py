@@ -262,13 +262,14 @@ def test_an_eksctl_cluster_has_an_empty_node_group_for_each_type_of_slots() -> N
     slots.append(Slot("c-0", C7I.name, ("c",)))
     plan = ClusterPlan(
         "hpc", REGION, ("us-east-2a", "us-east-2b"), placement_group="near", spot=True,
-        taints=("vpc.amazonaws.com/efa:NoSchedule",), labels={"team": "hpc"}, disk_gib=80,
+        labels={"team": "hpc"}, disk_gib=80,
     )  # fmt: skip
     document = yaml.safe_load(eksctl_config(plan, groups_of(slots, [HPC, C7I])))
     assert document["kind"] == "ClusterConfig"
     assert document["apiVersion"] == "eksctl.io/v1alpha5"
     assert document["metadata"] == {"name": "hpc", "region": REGION}
     assert document["availabilityZones"] == ["us-east-2a", "us-east-2b"]
+    assert document["accessConfig"] == {"authenticationMode": "API_AND_CONFIG_MAP"}
     system, hpc, c7i = document["managedNodeGroups"]
     assert (system["name"], system["minSize"]) == ("system", 1)
     assert hpc == {
@@ -284,7 +285,6 @@ def test_an_eksctl_cluster_has_an_empty_node_group_for_each_type_of_slots() -> N
         "spot": True,
         "volumeSize": 80,
         "labels": {"team": "hpc"},
-        "taints": [{"key": "vpc.amazonaws.com/efa", "value": "", "effect": "NoSchedule"}],
     }
     assert "efaEnabled" not in c7i
     assert c7i["maxSize"] == 1
@@ -302,7 +302,6 @@ def test_what_eksctl_makes_of_it_is_said_at_the_top() -> None:
         (ClusterPlan("hpc", REGION, ("us-east-2a",)), "two zones"),
         (ClusterPlan("hpc", REGION, ("us-east-2a", "us-west-2a")), "no zone of us-east-2"),
         (ClusterPlan("h_c", REGION, ("us-east-2a", "us-east-2b")), "no name of a cluster"),
-        (ClusterPlan("hpc", REGION, PLAN.zones, taints=("x",)), "no taint"),
     ],
 )
 def test_what_eksctl_would_refuse_is_refused(plan: ClusterPlan, what: str) -> None:

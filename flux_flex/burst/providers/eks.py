@@ -1,7 +1,8 @@
 """Nodes of an EKS cluster that is there already: a managed node group for each burst.
 
-    config = parse_eks_config({"cluster": "hpc", "node_role": "arn:…", "subnets": ["subnet-…"]})
-    provider = EksProvider(config, catalog.types, kubernetes, identity="cluster0", lead_port=8050)
+    config = parse_eks_config({"cluster": "hpc", "identity": "cluster0", "node_role": "arn:…",
+        "subnets": ["subnet-…"]})
+    provider = EksProvider(config, catalog.types, kubernetes, config.identity, lead_port=8050)
 
 A burst is, in the order in which it is made: a launch template where placement or EFA need one, a
 node group, a rule that lets its brokers in to the lead broker, and the MiniCluster, which is the
@@ -40,15 +41,19 @@ from flux_flex.burst.providers.eks_groups import (
 from flux_flex.burst.providers.eks_ingress import Ingress
 from flux_flex.burst.providers.eks_phase import combined, lacks_capacity, observed_group
 from flux_flex.errors import BadInput, FlexError
+from flux_flex.topology.aws_errors import clean
 
 # How long pods may still look for a node after the node group is ACTIVE: device plugins have to
 # come up, and the scheduler to look again.
 SETTLE_S = 120.0
+# How long EKS may take to list what it has made.
+UNLISTED_S = 60.0
 
 _LIMIT = "ResourceLimitExceededException"
 _NO_TEMPLATE = frozenset(
     {"InvalidLaunchTemplateName.NotFoundException", "InvalidLaunchTemplateId.NotFound"}
 )
+_SAME_TEMPLATE = "InvalidLaunchTemplateName.AlreadyExistsException"
 
 
 class MiniClusters(Protocol):
@@ -91,6 +96,8 @@ class EksProvider:
         self._cluster_group = ""
         # Since when a burst's node group is ACTIVE, as far as this process has seen.
         self._active_s: dict[str, float] = {}
+        # What this process has made and EKS has not listed yet: since when, of how many nodes.
+        self._unlisted: dict[str, tuple[float, int]] = {}
 
     def types(self) -> Sequence[NodeType]:
         return tuple(self._types.values())
@@ -142,9 +149,13 @@ class EksProvider:
     def _make_group(self, rental: Rental, template: Mapping[str, str]) -> Answer | None:
         """None where it was made; else the group that was there first."""
         question = group_question(self._config, rental, self._identity, template)
+        # Before it is made: an answer that is lost leaves a group, too.
+        self._unlisted[rental.burst] = self._clock(), rental.nodes
         try:
             self._aws.ask("eks", "create_nodegroup", **question)
         except AwsRefusal as error:
+            if error.code:
+                self._unlisted.pop(rental.burst, None)
             if error.code == _LIMIT or lacks_capacity(error.code, error.what):
                 remedy = "ask for another type, or later, or have the quota raised"
                 raise NoCapacity(error.what, error.where, remedy) from None
@@ -158,7 +169,7 @@ class EksProvider:
         """Raise FlexError where a group that is there cannot be this rental's."""
         where = f"node group {group.get('nodegroupName')}"
         if burst_of(group, self._identity) != rental.burst:
-            owner = read_tags(group).get(INSTANCE_LABEL)
+            owner = clean(read_tags(group).get(INSTANCE_LABEL) or "", 63)
             what = f"it belongs to the instance {owner}" if owner else "flux-flex did not make it"
             raise FlexError(what, where, "give each instance an identity of its own")
         seen = observed_group(rental.burst, group)
@@ -177,19 +188,37 @@ class EksProvider:
         config, name = self._config, group_name(self._identity, burst)
         if not needs_template(config, node_type):
             return config.eks_template
-        # A request that died may have left one, of another configuration.
-        self._remove_template(burst)
-        tags = listed_tags(self._identity, burst)
-        made = self._aws.ask(
-            "ec2",
-            "create_launch_template",
-            LaunchTemplateName=name,
-            LaunchTemplateData=template_data(
-                config, node_type, self._group_of_cluster(), self._identity, burst
-            ),
-            TagSpecifications=[{"ResourceType": "launch-template", "Tags": tags}],
-        )
+        data = template_data(config, node_type, self._group_of_cluster(), self._identity, burst)
+        try:
+            made = self._aws.ask(
+                "ec2",
+                "create_launch_template",
+                LaunchTemplateName=name,
+                LaunchTemplateData=data,
+                TagSpecifications=[
+                    {"ResourceType": "launch-template", "Tags": listed_tags(self._identity, burst)}
+                ],
+            )
+        except AwsRefusal as error:
+            if error.code != _SAME_TEMPLATE:
+                raise
+            return self._new_version(burst, name, data)
         return {"id": str(made["LaunchTemplate"]["LaunchTemplateId"]), "version": "1"}
+
+    def _new_version(self, burst: str, name: str, data: Mapping[str, object]) -> Mapping[str, str]:
+        """Of a template that a request which died has left, maybe with another configuration. It
+        is not deleted: that request may have got as far as a node group which is not seen yet."""
+        found = self._aws.ask("ec2", "describe_launch_templates", LaunchTemplateNames=[name])
+        template: Answer = next(iter(found.get("LaunchTemplates") or []), {})
+        if burst_of(template, self._identity) != burst:
+            where = f"launch template {name}"
+            what, remedy = "flux-flex did not make it", "give each instance an identity of its own"
+            raise FlexError(what, where, remedy)
+        key = template["LaunchTemplateId"]
+        made = self._aws.ask(
+            "ec2", "create_launch_template_version", LaunchTemplateId=key, LaunchTemplateData=data
+        )
+        return {"id": str(key), "version": str(made["LaunchTemplateVersion"]["VersionNumber"])}
 
     def _let_in(self, burst: str) -> None:
         config = self._config
@@ -226,6 +255,7 @@ class EksProvider:
         except FlexError as error:
             unreached = error
         self._remove_group(burst)
+        self._unlisted.pop(burst, None)
         self._ingress.close(burst, self._staying)
         group = self._group(burst)
         if group is None or burst_of(group, self._identity) != burst:
@@ -236,16 +266,16 @@ class EksProvider:
 
     def _remove_group(self, burst: str) -> None:
         group = self._group(burst)
-        if group is None or burst_of(group, self._identity) != burst:
+        if group is None and burst not in self._unlisted:
             return
-        if group.get("status") == "DELETING":
+        if group is not None and burst_of(group, self._identity) != burst:
             return
+        if group is not None and group.get("status") == "DELETING":
+            return
+        name = group_name(self._identity, burst)
         try:
             self._aws.ask(
-                "eks",
-                "delete_nodegroup",
-                clusterName=self._config.cluster,
-                nodegroupName=group["nodegroupName"],
+                "eks", "delete_nodegroup", clusterName=self._config.cluster, nodegroupName=name
             )
         except AwsRefusal as error:
             # In use: EKS is still making or changing it. It is observed, so this comes again.
@@ -276,12 +306,23 @@ class EksProvider:
         # Before the node groups, which are made first: a MiniCluster without one has lost it.
         inside = {one.burst: one for one in self._kubernetes.observe()}
         groups = {burst: observed_group(burst, group) for burst, group in self._groups()}
+        groups = self._not_listed(groups) | groups
         left = self._ingress.holders() | {burst_of(t, self._identity) for t in self._templates()}
         self._note_active(groups.values())
         return [
             combined(burst, groups.get(burst), inside.get(burst), settled=self._is_settled(burst))
             for burst in sorted(({*inside, *groups} | left) - {""})
         ]
+
+    def _not_listed(self, listed: Mapping[str, Observed]) -> dict[str, Observed]:
+        """Groups that were just made: not to be taken for ones that are gone."""
+        found = {}
+        for burst, (made_s, nodes) in [*self._unlisted.items()]:
+            if burst in listed or self._clock() - made_s >= UNLISTED_S:
+                self._unlisted.pop(burst, None)
+                continue
+            found[burst] = Observed(burst, Phase.COMING, nodes, "EKS does not list its nodes yet")
+        return found
 
     def _note_active(self, groups: Iterable[Observed]) -> None:
         active = [one.burst for one in groups if one.phase is Phase.READY]

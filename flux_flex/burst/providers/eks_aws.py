@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ _NAMES = {"eks": "EKS", "ec2": "EC2", "sts": "STS", "pricing": "the price list"}
 _FORBIDDEN = frozenset(
     {"AccessDenied", "AccessDeniedException", "UnauthorizedAccess", "UnauthorizedOperation"}
 )
+_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
 _ACTION = re.compile(r"to perform:? ([a-z0-9-]+:[A-Za-z]+)")
 _HOST_LABEL = re.compile(r"[A-Za-z0-9-]{1,63}")
 _TRIES = 6
@@ -58,6 +59,7 @@ class Aws:
     def __init__(self, region: str = "", profile: str = "") -> None:
         self.session, self._core = _session(region, profile)
         self.region = str(self.session.region_name)
+        self._profile = profile
         self._clients: dict[str, Any] = {}
         self._lock = threading.Lock()
 
@@ -70,6 +72,8 @@ class Aws:
         try:
             answer: Answer = getattr(self._client(service, region), operation)(**question)
         except (ClientError, BotoCoreError) as error:
+            if code_of(error) in _EXPIRED:
+                self._look_for_credentials()
             raise refusal(error, service, operation, region) from None
         except ResponseParserError:
             what = f"what answers is not {_NAMES[service]}"
@@ -93,10 +97,48 @@ class Aws:
         where = place(operation.replace("_", "-"), self.region)
         raise AwsRefusal("the pages do not end", where, "check AWS_ENDPOINT_URL and the proxies")
 
+    def presigned(
+        self, service: str, operation: str, headers: Mapping[str, str], lasts_s: int
+    ) -> str:
+        """The URL of a question without arguments that is signed and not asked: a secret. Raises
+        AwsRefusal. Only of services with EC2's query protocol, such as STS."""
+        from botocore.exceptions import BotoCoreError
+        from botocore.signers import RequestSigner
+
+        try:
+            client = self._client(service, self.region)
+            meta = client.meta
+            with self._lock:
+                session = self.session
+                credentials = session.get_credentials()
+            signer = RequestSigner(
+                meta.service_model.service_id, self.region, service, "v4", credentials,
+                session.events,
+            )  # fmt: skip
+            action = meta.method_to_api_mapping[operation]
+            url = f"{meta.endpoint_url}/?Action={action}&Version={meta.service_model.api_version}"
+            request = {
+                "method": "GET", "url": url, "body": {}, "headers": {**headers}, "context": {},
+            }  # fmt: skip
+            signed: str = signer.generate_presigned_url(
+                request, region_name=self.region, expires_in=lasts_s, operation_name=""
+            )
+        except BotoCoreError as error:
+            raise refusal(error, service, operation, self.region) from None
+        return signed
+
     def close(self) -> None:
         with self._lock:
             for client in self._clients.values():
                 client.close()
+            self._clients.clear()
+
+    def _look_for_credentials(self) -> None:
+        """Anew: somebody may have put new ones into their file."""
+        session, core = _session(self.region, self._profile)
+        with self._lock:
+            self.session, self._core = session, core
+            # Those that are in use by other threads end their calls.
             self._clients.clear()
 
     def _client(self, service: str, region: str) -> Any:

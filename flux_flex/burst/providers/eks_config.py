@@ -1,6 +1,6 @@
 """The table ``[burst.eks]``: a cluster that is there already, and the nodes that it may be given.
 
-    config = parse_eks_config({"cluster": "hpc", "region": "us-east-2", "subnets": ["subnet-0…"],
+    config = parse_eks_config({"cluster": "hpc", "identity": "cluster0", "subnets": ["subnet-0…"],
         "node_role": "arn:aws:iam::111122223333:role/nodes"})
 
 What is refused here would otherwise be refused by EKS minutes later, or be a hole: whoever may
@@ -29,8 +29,12 @@ from flux_flex.pydantic_errors import bad_input
 
 CLUSTER_GROUP = "cluster-security-group"
 
-# By IP version, the shortest prefix that may be let in: the largest private networks.
-_SHORTEST_PREFIX = {4: 8, 6: 32}
+# By IP version, the shortest prefix that may be let in: of private networks the largest there are,
+# of public ones what one site has. Many wide ones would be the world in pieces.
+_SHORTEST_PRIVATE = {4: 8, 6: 32}
+_SHORTEST_PUBLIC = {4: 24, 6: 44}
+# Between providers and their customers (RFC 6598); EKS's pods may have such addresses.
+_SHARED = ipaddress.IPv4Network("100.64.0.0/10")
 _TAINT = re.compile(r"([^\s=:]{1,63})(?:=([^\s=:]{0,63}))?:(NoSchedule|NoExecute|PreferNoSchedule)")
 _EFFECTS = {
     "NoSchedule": "NO_SCHEDULE", "NoExecute": "NO_EXECUTE",
@@ -57,6 +61,11 @@ class EksConfig(BaseModel):
 
     cluster: str = Field(
         pattern=r"^[0-9A-Za-z][0-9A-Za-z_-]{0,99}$", description="name of the EKS cluster"
+    )
+    identity: str = Field(
+        pattern=rf"^{LABEL_VALUE.pattern}$",
+        description="what this instance's bursts are tagged with, and no other instance's; the same"
+        " for as long as anything is rented, whatever is started anew",
     )
     region: str = Field(
         default="",
@@ -86,8 +95,8 @@ class EksConfig(BaseModel):
     taints: tuple[str, ...] = Field(
         default=(),
         strict=False,
-        description="taints of the nodes as kubectl writes them, KEY=VALUE:NoSchedule; the Flux"
-        " Operator gives its pods no tolerations, so the site has to add them",
+        description="taints of the nodes as kubectl writes them, KEY=VALUE:NoSchedule, which keep"
+        " other pods off; a burst's own pods tolerate them",
     )
     launch_template: str = Field(
         default="", description="a launch template of yours, ID or NAME, and :VERSION"
@@ -154,6 +163,10 @@ class EksConfig(BaseModel):
             for key in ("placement_group", "efa", "security_groups", "disk_gib"):
                 if getattr(self, key):
                     raise ValueError(f"{key} belongs into the launch template, where there is one")
+        if len(self.subnets) > 1 and (self.efa or self.placement_group):
+            raise ValueError(
+                "EFA and placement groups do not go beyond a zone: give the one subnet of that zone"
+            )
         if "sources" in self.model_fields_set and not self.lead_security_group:
             raise ValueError("sources mean nothing without a lead_security_group")
         return self
@@ -166,6 +179,17 @@ class EksConfig(BaseModel):
             key, value, effect = _TAINT.fullmatch(taint).groups()  # type: ignore[union-attr]
             found.append({"key": key, "value": value or "", "effect": _EFFECTS[effect]})
         return [{k: v for k, v in one.items() if v} for one in found]
+
+    @property
+    def tolerations(self) -> list[dict[str, str]]:
+        """What lets a pod onto nodes with these taints, in Kubernetes' words."""
+        found = []
+        for taint in self.taints:
+            key, value, effect = _TAINT.fullmatch(taint).groups()  # type: ignore[union-attr]
+            # Equal to no value is what a taint without one asks for.
+            one = {"key": key, "operator": "Equal", "value": value or "", "effect": effect}
+            found.append({name: said for name, said in one.items() if said})
+        return found
 
     @property
     def eks_template(self) -> dict[str, str]:
@@ -200,7 +224,11 @@ def _network(text: str) -> str:
         raise ValueError(
             f"{text[:60]!r} is neither {CLUSTER_GROUP} nor a network such as 203.0.113.7/32"
         ) from None
-    shortest = _SHORTEST_PREFIX[network.version]
+    is_shared = isinstance(network, ipaddress.IPv4Network) and network.subnet_of(_SHARED)
+    is_private = network.is_private or is_shared
+    shortest = (_SHORTEST_PRIVATE if is_private else _SHORTEST_PUBLIC)[network.version]
     if network.prefixlen < shortest:
-        raise ValueError(f"{network} would let everybody in; /{shortest} is the widest")
+        kind = "a private" if is_private else "a public"
+        what = f"{network} would let strangers in; /{shortest} is the widest of {kind} network"
+        raise ValueError(what)
     return str(network)

@@ -12,11 +12,13 @@ https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/efa-start.html (interfaces o
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from flux_flex.burst.catalog import NodeType
 from flux_flex.burst.minicluster import BURST_LABEL
+from flux_flex.burst.minicluster_options import MAX_NAME
 from flux_flex.burst.providers import Rental
 from flux_flex.burst.providers.eks_config import EksConfig
 
@@ -24,6 +26,7 @@ INSTANCE_LABEL = "flux-flex.io/instance"
 NAME_PREFIX = "flux-flex-"
 
 _LONGEST_NAME = 63
+_BURST = re.compile(rf"[a-z]([-a-z0-9]{{0,{MAX_NAME - 2}}}[a-z0-9])?")
 _CAPACITY = {"on-demand": "ON_DEMAND", "spot": "SPOT"}
 
 
@@ -59,9 +62,17 @@ def read_tags(described: Mapping[str, Any]) -> dict[str, str]:
 
 
 def burst_of(described: Mapping[str, Any], identity: str) -> str:
-    """The burst that something was made for by this instance; empty for what others made."""
+    """The burst that something was made for by this instance; empty for what others made.
+
+    Tags are copied, by people and by AWS's own templates, and anybody may write them: what has a
+    name must have that of its burst, and a burst is called as a MiniCluster can be.
+    """
     tags = read_tags(described)
-    return tags.get(BURST_LABEL, "") if tags.get(INSTANCE_LABEL) == identity else ""
+    burst = tags.get(BURST_LABEL, "")
+    if tags.get(INSTANCE_LABEL) != identity or not _BURST.fullmatch(burst):
+        return ""
+    name = described.get("nodegroupName") or described.get("LaunchTemplateName")
+    return burst if name in (None, group_name(identity, burst)) else ""
 
 
 def group_question(

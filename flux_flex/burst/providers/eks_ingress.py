@@ -5,7 +5,8 @@
 
 EC2 has only one rule of a kind in a group, so bursts share them: the tag names the burst that holds
 a rule, and when that burst goes while others are there, the rule is tagged with one of these. A
-rule of the same kind that somebody else made does as well, and is never touched.
+rule of the same kind that somebody else made does as well, and is never touched; but not one of
+another instance, which revokes it when its own bursts have gone.
 
 Source: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_AuthorizeSecurityGroupIngress.html
 """
@@ -18,10 +19,19 @@ from typing import Any
 
 from flux_flex.burst.minicluster import BURST_LABEL
 from flux_flex.burst.providers.eks_aws import Aws, AwsRefusal
-from flux_flex.burst.providers.eks_groups import INSTANCE_LABEL, burst_of, listed_tags
+from flux_flex.burst.providers.eks_groups import (
+    INSTANCE_LABEL,
+    burst_of,
+    listed_tags,
+    read_tags,
+)
+from flux_flex.errors import FlexError
+from flux_flex.topology.aws_errors import clean
 
 _DUPLICATE = "InvalidPermission.Duplicate"
-_GONE = frozenset({"InvalidSecurityGroupRuleId.NotFound", "InvalidPermission.NotFound"})
+_GONE = frozenset(
+    {"InvalidSecurityGroupRuleId.NotFound", "InvalidPermission.NotFound", "InvalidGroup.NotFound"}
+)
 
 
 class Ingress:
@@ -80,6 +90,19 @@ class Ingress:
         except AwsRefusal as error:
             if error.code != _DUPLICATE:
                 raise
+            self._check_stays(group, source, port)
+
+    def _check_stays(self, group: str, source: str, port: int) -> None:
+        """Raise FlexError where the rule that is there will be revoked by another instance."""
+        filters = [{"Name": "group-id", "Values": [group]}]
+        key = "SecurityGroupRules"
+        for rule in self._aws.pages("ec2", "describe_security_group_rules", key, Filters=filters):
+            owner = read_tags(rule).get(INSTANCE_LABEL)
+            if owner and owner != self._identity and _lets_in(rule, source, port):
+                what = (
+                    f"the instance {clean(owner, 63)} lets {source} in, until its bursts have gone"
+                )
+                raise FlexError(what, group, "give each lead broker a security group of its own")
 
     def _rules(self) -> list[Mapping[str, Any]]:
         """All of this instance, in whichever group: that in the configuration may have changed."""
@@ -90,7 +113,11 @@ class Ingress:
     def _hand_on(self, rule: Mapping[str, Any], burst: str) -> None:
         tags = [{"Key": BURST_LABEL, "Value": burst}]
         rules = [rule["SecurityGroupRuleId"]]
-        self._aws.ask("ec2", "create_tags", Resources=rules, Tags=tags)
+        try:
+            self._aws.ask("ec2", "create_tags", Resources=rules, Tags=tags)
+        except AwsRefusal as error:
+            if error.code not in _GONE:
+                raise
 
     def _revoke(self, rule: Mapping[str, Any]) -> None:
         try:
@@ -103,3 +130,12 @@ class Ingress:
         except AwsRefusal as error:
             if error.code not in _GONE:
                 raise
+
+
+def _lets_in(rule: Mapping[str, Any], source: str, port: int) -> bool:
+    """Whether EC2 would call a rule for that source and port a duplicate of this one."""
+    found = (
+        rule.get("CidrIpv4"), rule.get("CidrIpv6"),
+        (rule.get("ReferencedGroupInfo") or {}).get("GroupId"),
+    )  # fmt: skip
+    return not rule.get("IsEgress") and rule.get("FromPort") == port and source in found

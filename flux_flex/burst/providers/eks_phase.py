@@ -34,6 +34,7 @@ _NO_CAPACITY_WORDS = re.compile(
     r"Insufficient(?:Instance|Host|ReservedInstance|Spot\w*)?Capacity|InsufficientFreeAddresses"
     r"|InstanceLimitExceeded|VcpuLimitExceeded|MaxSpotInstanceCountExceeded|SpotMaxPriceTooLow"
     r"|ReservationCapacityExceeded|UnfulfillableCapacity|no Spot capacity"
+    r"|Server\.SpotInstance(?:Termination|Shutdown)"
     r"|not (?:currently )?have (?:sufficient|enough) .{0,120}(?:capacity|addresses)",
     re.IGNORECASE,
 )

@@ -52,11 +52,10 @@ from flux_flex.host.kube import (
     SECRETS,
     SERVICES,
     Kube,
-    KubeError,
-    Object,
     Resource,
     open_kube,
 )
+from flux_flex.host.kube_errors import KubeError, Object
 from flux_flex.host.kube_mirror import Mirror
 from flux_flex.model.hostlist import expand_hostlist
 from flux_flex.pydantic_errors import bad_input
@@ -97,7 +96,9 @@ class KubernetesConfig(BaseModel):
 
     model_config = STRICT
 
-    kubeconfig: str = Field(min_length=1, description="path of the kubeconfig")
+    kubeconfig: str = Field(
+        default="", description="path of the kubeconfig; only the provider eks needs none"
+    )
     context: str = Field(default="", description="its context; empty for the current one")
     namespace: str = Field(default="default", description="where MiniClusters are made")
     image: str = Field(description="container image that holds Flux")
@@ -131,7 +132,9 @@ class KubernetesProvider:
 
     slots      all slots of the instance's list of hosts, in its order
     identity   what tells this instance's objects from others': a label value
+    client     the API of the cluster; None for that of the kubeconfig
     own_nodes  whether each burst has nodes of its own, which carry its labels
+    tolerations  of its pods, for nodes with taints, in Kubernetes' words
     on_change  called in another thread when the cluster has told something new
 
     Raises BadInput for what no manifest can be made from, and for secrets that others can read.
@@ -140,6 +143,7 @@ class KubernetesProvider:
     def __init__(
         self, config: KubernetesConfig, types: Sequence[NodeType], slots: Sequence[Slot],
         identity: str, client: Kube | None = None, *, own_nodes: bool = False,
+        tolerations: Sequence[Mapping[str, str]] = (),
     ) -> None:  # fmt: skip
         if not _LABEL_VALUE.fullmatch(identity):
             raise BadInput(
@@ -150,13 +154,14 @@ class KubernetesProvider:
         self._own_hosts = _own_hosts(config.lead, slots)
         self._slots = tuple(BurstSlot(slot.name, slot.nodes) for slot in slots)
         self._identity = identity
+        # Of each instance its own: what two of them apply at once is then a conflict.
+        self._manager = f"{MANAGER}-{identity}"
         self._own_nodes = own_nodes
+        self._tolerations = tuple(tolerations)
         check_options(self._options("none", config.lead.address or "none", config.lead.port))
         for path in filter(None, (config.curve_cert, config.munge_key)):
             read_secret(path)
-        self._kube = client or open_kube(
-            config.kubeconfig, config.context, allow_exec=config.allow_exec
-        )
+        self._kube = client or _opened(config)
         self._mirrors: dict[Resource, Mirror] = {}
         self._namespace_made = not config.create_namespace
         # MiniClusters that were made, until the watch has told of them: uids by burst.
@@ -179,20 +184,20 @@ class KubernetesProvider:
         """Apply the MiniCluster, then its Secrets: its pods wait for these, and it owns them.
 
         Raises BadInput for a type that is not rented, FlexError where the name is somebody else's
-        or a burst of it still goes, FieldConflict (host/kube), NoCapacity for a quota.
+        or a burst of it still goes, FieldConflict or Replaced where somebody else is at it at the
+        same time, NoCapacity for a quota.
         """
         manifest = self._manifest(rental)
         secrets = self._secrets(rental.burst)
         self._make_namespace()
-        self._check_ours(MINICLUSTERS, rental.burst, rental.burst)
-        for secret in secrets:
-            self._check_ours(SECRETS, secret["metadata"]["name"], rental.burst)
-        made = self._apply(MINICLUSTERS, manifest)
+        uid = self._ours(MINICLUSTERS, rental.burst, rental.burst)
+        uids = [self._ours(SECRETS, one["metadata"]["name"], rental.burst) for one in secrets]
+        made = self._apply(MINICLUSTERS, manifest, uid)
         if "deletionTimestamp" in made["metadata"]:
             raise FlexError("a burst of this name still goes away", rental.burst, "wait for it")
         self._untold[rental.burst] = made["metadata"]["uid"]
-        for secret in secrets:
-            self._apply(SECRETS, _owned(secret, made))
+        for secret, uid in zip(secrets, uids, strict=True):
+            self._apply(SECRETS, _owned(secret, made), uid)
 
     def _manifest(self, rental: Rental) -> dict[str, Any]:
         node_type = self._types.get(rental.type)
@@ -217,6 +222,9 @@ class KubernetesProvider:
             # Else its pods may sit on another burst's nodes, and die with that.
             chosen = {BURST_LABEL: rental.burst, INSTANCE_LABEL: self._identity}
             manifest["spec"]["pod"]["nodeSelector"].update(chosen)
+        if self._tolerations:
+            # Not where there are none: operators before August 2025 do not know the field.
+            manifest["spec"]["pod"]["tolerations"] = [dict(one) for one in self._tolerations]
         return manifest
 
     def _options(self, burst: str, address: str, port: int) -> MiniClusterOptions:
@@ -257,10 +265,11 @@ class KubernetesProvider:
             self._kube.create(NAMESPACES, body)
             self._namespace_made = True
 
-    def _apply(self, resource: Resource, body: Object) -> Object:
-        force = self._config.force_conflicts
+    def _apply(self, resource: Resource, body: Object, uid: str) -> Object:
+        """``uid``: of what was found to be ours. Nothing else is changed, whoever made it since."""
+        force = bool(uid) and self._config.force_conflicts
         try:
-            return self._kube.apply(resource, body, manager=MANAGER, force=force)
+            return self._kube.apply(resource, body, manager=self._manager, force=force, uid=uid)
         except KubeError as error:
             if error.status == 403 and "exceeded quota" in error.what:
                 raise NoCapacity(error.what, error.where, "raise the namespace's quota") from None
@@ -272,14 +281,17 @@ class KubernetesProvider:
         labels = found["metadata"].get("labels") or {}
         return self._labels(burst).items() <= labels.items()
 
-    def _check_ours(self, resource: Resource, name: str, burst: str) -> None:
-        """There is nothing of this name, or it is this burst of this instance. Else FlexError."""
+    def _ours(self, resource: Resource, name: str, burst: str) -> str:
+        """The uid of what has this name, empty if nothing has. FlexError if it is not ours."""
         found = self._kube.get(resource, name, self._config.namespace)
-        if found is not None and not self._is_ours(found, burst):
+        if found is None:
+            return ""
+        if not self._is_ours(found, burst):
             owner = (found["metadata"].get("labels") or {}).get(INSTANCE_LABEL)
             what = f"it belongs to the instance {owner}" if owner else "flux-flex did not make it"
             where = f"{self._config.namespace}/{resource.plural}/{name}"
             raise FlexError(what, where, "use a namespace of its own for each instance")
+        return str(found["metadata"]["uid"])
 
     # -- undoing -----------------------------------------------------------------------------------
 
@@ -405,6 +417,12 @@ class KubernetesProvider:
                 if kind in by_kind:
                     return str(by_kind[kind])
         raise FlexError("the lead broker's pod runs on no node", where, "see the pods it selects")
+
+
+def _opened(config: KubernetesConfig) -> Kube:
+    if not config.kubeconfig:
+        raise BadInput("it is not set", "kubeconfig", "name the kubeconfig of the cluster")
+    return open_kube(config.kubeconfig, config.context, allow_exec=config.allow_exec)
 
 
 def _port_of(ports: Sequence[Object], wanted: int, where: str) -> Object:

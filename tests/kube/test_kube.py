@@ -3,65 +3,20 @@
 from __future__ import annotations
 
 import base64
-import sys
+import json
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "burst"))
-
-from kube_server import TOKEN, KubeServer, make_certificates
+from kube_certificates import make_certificates
+from kube_server import TOKEN, KubeServer
+from kube_site import NS, QUICK, pod_of, soon
 
 from flux_flex.errors import BadInput, FlexError
-from flux_flex.host.kube import (
-    MINICLUSTERS,
-    PODS,
-    SECRETS,
-    Bounds,
-    Expired,
-    FieldConflict,
-    Kube,
-    KubeError,
-    open_kube,
-)
-from flux_flex.host.kube_mirror import Mirror
-
-NS = "bursts"
-QUICK = Bounds(
-    connect_s=2, read_s=2, call_s=5, tries=4, pause_s=(0.01, 0.05), watch_s=10, stale_s=60
-)
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("certificates")
-    make_certificates(folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-
-
-@pytest.fixture
-def server(certificates: Path) -> Iterator[KubeServer]:
-    with KubeServer(certificates) as running:
-        yield running
-
-
-@pytest.fixture
-def kube(server: KubeServer, tmp_path: Path) -> Iterator[Kube]:
-    opened = open_kube(str(server.kubeconfig(tmp_path / "config")), bounds=QUICK)
-    yield opened
-    opened.close()
+from flux_flex.host.kube import MINICLUSTERS, PODS, SECRETS, Bounds, Kube, open_kube
+from flux_flex.host.kube_errors import FieldConflict, KubeError, Replaced
 
 
 def cluster_of(name: str, size: int = 2, **labels: str) -> dict[str, Any]:
@@ -71,21 +26,6 @@ def cluster_of(name: str, size: int = 2, **labels: str) -> dict[str, Any]:
         "metadata": {"name": name, "namespace": NS, "labels": labels or {"a": "b"}},
         "spec": {"size": size},
     }
-
-
-def pod_of(name: str, **labels: str) -> dict[str, Any]:
-    return {"metadata": {"name": name, "namespace": NS, "labels": labels}, "spec": {}}
-
-
-def soon(condition: Callable[[], object], within_s: float = 5.0) -> bool:
-    """Whether something comes to be true; looked at often, for it is told in other threads."""
-    end = time.monotonic() + within_s
-    never = threading.Event()
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        never.wait(0.005)
-    return True
 
 
 # -- kubeconfig and TLS ----------------------------------------------------------------------------
@@ -147,13 +87,6 @@ def test_a_command_for_credentials_runs_only_where_it_is_allowed(
     assert kube.get(PODS, "a", NS) is None
     assert ran.exists()
     kube.close()
-
-
-def test_a_command_that_gives_no_credential_is_said(server: KubeServer, tmp_path: Path) -> None:
-    run = {"apiVersion": "client.authentication.k8s.io/v1", "command": "/bin/false"}
-    path = server.kubeconfig(tmp_path / "config", user={"exec": run})
-    with pytest.raises(BadInput, match="gave no credential"):
-        open_kube(str(path), allow_exec=True)
 
 
 def test_auth_providers_which_run_commands_or_do_not_verify_are_refused(
@@ -279,6 +212,26 @@ def test_create_says_whether_it_was_there(kube: Kube) -> None:
     assert not kube.create(PODS, pod_of("a"), NS)
 
 
+@pytest.mark.parametrize("items", ["[{}]", '["x"]', '{"a": 1}', '[{"metadata": "x"}]', '"x"'])
+def test_a_list_of_what_are_no_objects_is_an_error(
+    server: KubeServer, kube: Kube, items: str
+) -> None:
+    body = {"items": json.loads(items), "metadata": {"resourceVersion": "1"}}
+    server.fail("GET", "pods", 200, status_body=body)
+    with pytest.raises(KubeError, match="no objects"):
+        kube.list(PODS, NS)
+
+
+@pytest.mark.parametrize("details", ["x", {"causes": "x"}, {"causes": ["x", {"reason": 1}]}, [1]])
+def test_a_status_of_another_shape_is_an_error_like_any(
+    server: KubeServer, kube: Kube, details: object
+) -> None:
+    body = {"message": ["odd"], "reason": 5, "details": details}
+    server.fail("GET", "pods", 409, status_body=body)
+    with pytest.raises(KubeError, match="odd"):
+        kube.get(PODS, "a", NS)
+
+
 # -- what is tried again ---------------------------------------------------------------------------
 
 
@@ -328,6 +281,50 @@ def test_what_is_refused_is_not_tried_again(server: KubeServer, kube: Kube, stat
     assert caught.value.status == status
     assert len(server.calls) == 1
     assert ("kubernetes-rbac.yaml" in caught.value.remedy) == (status == 403)
+
+
+def test_what_is_not_in_the_schema_is_not_tried_again(server: KubeServer, kube: Kube) -> None:
+    said = "failed to create typed patch object: .spec.x: field not declared in schema"
+    server.fail("PATCH", "miniclusters", 500, status_body={"message": said})
+    with pytest.raises(KubeError, match="not declared in schema") as caught:
+        kube.apply(MINICLUSTERS, cluster_of("a"), manager="flux-flex")
+    assert "Flux Operator" in caught.value.remedy
+    assert len(server.calls) == 1
+
+
+def test_what_is_applied_to_one_object_is_not_applied_to_another_of_its_name(
+    server: KubeServer, kube: Kube
+) -> None:
+    made = kube.apply(MINICLUSTERS, cluster_of("a"), manager="flux-flex")
+    uid = made["metadata"]["uid"]
+    kube.apply(MINICLUSTERS, cluster_of("a"), manager="flux-flex", uid=uid)
+    for name, other in (("a", "another"), ("b", uid)):
+        before = len(server.calls)
+        with pytest.raises(Replaced):
+            kube.apply(MINICLUSTERS, cluster_of(name), manager="flux-flex", force=True, uid=other)
+        assert [call.verb for call in server.calls[before:]].count("patch") == 1
+    assert server.names("miniclusters") == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("message", "said", "remedy"),
+    [
+        ('secrets "s" is forbidden: User "u" cannot get resource "secrets" in: czNj',
+         'User "u" cannot get resource "secrets"', "rbac"),
+        ('secrets "s" is forbidden: ', "the account cannot create it", "rbac"),
+        ('secrets "s" is forbidden: exceeded quota: q, czNj', "exceeded quota", "quotas"),
+        ("czNj is not allowed here", "Forbidden", "admission"),
+    ],
+)  # fmt: skip
+def test_why_a_secret_is_forbidden_is_said_and_no_more(
+    server: KubeServer, kube: Kube, message: str, said: str, remedy: str
+) -> None:
+    body = {"reason": "Forbidden", "message": message}
+    server.fail("GET", "secrets", 403, status_body=body)
+    with pytest.raises(KubeError) as caught:
+        kube.get(SECRETS, "s", NS)
+    assert caught.value.what == said
+    assert remedy in caught.value.remedy
 
 
 def test_a_slow_answer_ends_in_time(server: KubeServer, tmp_path: Path) -> None:
@@ -380,175 +377,3 @@ def test_closing_ends_the_waiting_for_another_try(server: KubeServer, tmp_path: 
     kube.close()
     thread.join(5)
     assert len(errors) == 1
-
-
-# -- watches ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def mirror(server: KubeServer, kube: Kube) -> Iterator[Mirror]:
-    server.put("pods", pod_of("first", x="1"))
-    server.put("pods", pod_of("other", x="2"))
-    made = Mirror(kube, PODS, NS, labels="x=1")
-    made.start()
-    yield made
-    kube.close()
-    made.close()
-
-
-def names(mirror: Mirror) -> set[str]:
-    return {one["metadata"]["name"] for one in mirror.objects()}
-
-
-def verbs(server: KubeServer) -> list[str]:
-    return [call.verb for call in server.calls]
-
-
-def test_a_mirror_has_what_is_there_and_what_comes_and_goes(
-    server: KubeServer, mirror: Mirror
-) -> None:
-    assert names(mirror) == {"first"}
-    server.put("pods", pod_of("second", x="1"))
-    server.put("pods", pod_of("third", x="2"))
-    assert soon(lambda: names(mirror) == {"first", "second"})
-    server.remove("pods", NS, "first")
-    assert soon(lambda: names(mirror) == {"second"})
-    assert verbs(server) == ["list", "watch"]
-
-
-def test_an_event_may_come_in_pieces(server: KubeServer, mirror: Mirror) -> None:
-    assert soon(lambda: "watch" in verbs(server))
-    server.pieces = 3
-    server.put("pods", pod_of("second", x="1"))
-    assert soon(lambda: names(mirror) == {"first", "second"})
-    assert verbs(server) == ["list", "watch"]
-
-
-def test_a_mirror_tells_when_something_has_changed(server: KubeServer, kube: Kube) -> None:
-    told = threading.Event()
-    mirror = Mirror(kube, PODS, NS, changed=told.set)
-    mirror.start()
-    assert told.wait(5)
-    mirror.objects()
-    told.clear()
-    server.put("pods", pod_of("a"))
-    assert told.wait(5)
-    mirror.close()
-
-
-@pytest.mark.parametrize("half", [False, True], ids=["between lines", "in a line"])
-def test_a_watch_that_is_cut_goes_on_where_it_was(
-    server: KubeServer, mirror: Mirror, half: bool
-) -> None:
-    assert soon(lambda: verbs(server) == ["list", "watch"])
-    server.cut_watches(half_a_line=half)
-    server.put("pods", pod_of("second", x="1"))
-    assert soon(lambda: names(mirror) == {"first", "second"})
-    assert verbs(server).count("list") == 1
-    assert verbs(server).count("watch") >= 2
-
-
-def test_a_bookmark_spares_listing_again(server: KubeServer, mirror: Mirror) -> None:
-    server.bookmark_s = 0.02
-    assert soon(lambda: "watch" in verbs(server))
-    server.put("pods", pod_of("third", x="2"))
-    version = str(server._version)
-    watched = "allowWatchBookmarks"
-    assert soon(lambda: mirror._version == version)
-    server.cut_watches()
-    assert soon(lambda: verbs(server).count("watch") == 2)
-    assert server.calls[-1].query["resourceVersion"] == version
-    assert server.calls[-1].query[watched] == "true"
-
-
-def test_history_that_is_gone_is_listed_again(server: KubeServer, mirror: Mirror) -> None:
-    assert soon(lambda: "watch" in verbs(server))
-    with server.news:
-        del server.objects["pods", NS, "first"]  # nobody hears of it
-        server.forget()
-    assert soon(lambda: names(mirror) == set())
-    assert verbs(server).count("list") == 2
-    server.put("pods", pod_of("second", x="1"))
-    assert soon(lambda: names(mirror) == {"second"})
-
-
-def test_a_watch_that_is_refused_with_410_is_listed_again(
-    server: KubeServer, mirror: Mirror
-) -> None:
-    assert soon(lambda: "watch" in verbs(server))
-    server.fail("WATCH", "pods", 410)
-    server.cut_watches()
-    assert soon(lambda: verbs(server).count("list") == 2)
-    server.put("pods", pod_of("second", x="1"))
-    assert soon(lambda: names(mirror) == {"first", "second"})
-
-
-@pytest.mark.parametrize("status", [429, 500, 503, 0])
-def test_a_watch_that_fails_is_taken_up_with_pauses(
-    server: KubeServer, mirror: Mirror, status: int
-) -> None:
-    assert soon(lambda: "watch" in verbs(server))
-    server.fail("WATCH", "pods", status, times=3)
-    server.cut_watches()
-    server.put("pods", pod_of("second", x="1"))
-    assert soon(lambda: len(server.calls) >= 6)
-    assert soon(lambda: names(mirror) == {"first", "second"})
-    assert verbs(server).count("list") == 1
-
-
-def test_without_contact_a_mirror_answers_only_for_a_while(
-    server: KubeServer, tmp_path: Path
-) -> None:
-    bounds = replace(QUICK, stale_s=0.2)
-    kube = open_kube(str(server.kubeconfig(tmp_path / "config")), bounds=bounds)
-    server.put("pods", pod_of("first"))
-    mirror = Mirror(kube, PODS, NS)
-    mirror.start()
-    assert names(mirror) == {"first"}
-    assert soon(lambda: "watch" in verbs(server))
-    server.fail("WATCH", "pods", 503, times=10**6)
-    server.cut_watches()
-    assert names(mirror) == {"first"}
-
-    def fails() -> bool:
-        try:
-            mirror.objects()
-        except KubeError as error:
-            return error.status == 503 or "no answer" in error.what
-        return False
-
-    assert soon(fails)
-    server.faults.clear()
-    assert soon(lambda: not fails())
-    assert names(mirror) == {"first"}
-    kube.close()
-    mirror.close()
-
-
-def test_a_first_list_that_is_refused_is_raised(server: KubeServer, kube: Kube) -> None:
-    server.fail("GET", "pods", 403, times=10**6)
-    mirror = Mirror(kube, PODS, NS)
-    mirror.start()
-    with pytest.raises(KubeError, match="scripted") as caught:
-        mirror.objects()
-    assert caught.value.status == 403
-    kube.close()
-    mirror.close()
-
-
-def test_a_mirror_that_waits_for_news_can_be_closed(server: KubeServer, kube: Kube) -> None:
-    server.bookmark_s = 60
-    mirror = Mirror(kube, PODS, NS)
-    mirror.start()
-    mirror.objects()
-    assert soon(lambda: "watch" in verbs(server))
-    began_s = time.monotonic()
-    mirror.close()
-    assert time.monotonic() - began_s < 1
-    assert not mirror._thread.is_alive()
-
-
-def test_a_watch_from_a_forgotten_version_is_expired(server: KubeServer, kube: Kube) -> None:
-    server.forget()
-    with pytest.raises(Expired):
-        kube.watch(PODS, NS, "1")

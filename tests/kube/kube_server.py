@@ -16,10 +16,8 @@ from __future__ import annotations
 import base64
 import copy
 import json
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
 import time
 import uuid
@@ -31,6 +29,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
+from kube_fields import grown, leaves, selects
 
 TOKEN = "token-of-the-test"
 Object = dict[str, Any]
@@ -86,6 +85,7 @@ class KubeServer:
         self.bookmark_s = 0.2
         self.page = 500
         self.pieces = 1  # in how many chunks each event of a watch is sent
+        self.trusts: Callable[[str], bool] = lambda token: token == TOKEN
         self._version = 100
         self._oldest = 0
         self._history: list[tuple[int, str, str, str, Object]] = []
@@ -171,7 +171,7 @@ class KubeServer:
             kept = {} if old is None else {k: old["metadata"][k] for k in ("uid",)}
             body["metadata"] = {"uid": str(uuid.uuid4())} | body["metadata"] | kept
             owners = self.owners.setdefault(key, {})
-            for path in _leaves(body):
+            for path in leaves(body):
                 owners.setdefault(path, set()).add(manager)
             self._store(key, body, "ADDED" if old is None else "MODIFIED")
             return body
@@ -234,8 +234,12 @@ class KubeServer:
         body, manager = json.loads(call.body), call.query["fieldManager"]
         key = call.plural, call.namespace, call.name
         old = self.objects.get(key)
+        if (uid := body["metadata"].pop("uid", "")) and uid != (old or {}).get("metadata", {}).get(
+            "uid"
+        ):
+            raise Refusal(409, "Conflict", f"Precondition failed: UID in precondition: {uid}")
         owners = {path: set(who) for path, who in self.owners.get(key, {}).items()}
-        wanted, had = _leaves(body), _leaves(old or {})
+        wanted, had = leaves(body), leaves(old or {})
         taken = [
             (path, next(iter(owners[path] - {manager})))
             for path, value in wanted.items()
@@ -261,7 +265,7 @@ class KubeServer:
         for path in wanted:
             owners.setdefault(path, set()).add(manager)
         self.owners[key] = owners
-        new = _grown({**had, **wanted}) | {
+        new = grown({**had, **wanted}) | {
             "apiVersion": body["apiVersion"],
             "kind": body["kind"],
         }
@@ -298,7 +302,7 @@ class KubeServer:
     def list(self, call: Call) -> Object:
         found = [
             one for key, one in self.objects.items()
-            if key[:2] == (call.plural, call.namespace) and _selects(call.query, one)
+            if key[:2] == (call.plural, call.namespace) and selects(call.query, one)
         ]  # fmt: skip
         start = int(call.query.get("continue", "0"))
         limit = min(self.page, int(call.query.get("limit", "0")) or len(found) or 1)
@@ -329,7 +333,7 @@ class KubeServer:
                         {"type": kind, "object": one}
                         for version, plural, namespace, kind, one in self._history
                         if version > since and (plural, namespace) == (call.plural, call.namespace)
-                        and _selects(call.query, one)
+                        and selects(call.query, one)
                     ]  # fmt: skip
                     since = self._version
                     if not events and not self.news.wait(self.bookmark_s):
@@ -372,11 +376,12 @@ class _Handler(BaseHTTPRequestHandler):
         call, cut = self._call(), self.kube.cuts
         self.kube.calls.append(call)
         try:
-            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            scheme, _, token = self.headers.get("Authorization", "").partition(" ")
+            if scheme != "Bearer" or not self.kube.trusts(token):
                 raise Refusal(401, "Unauthorized", "Unauthorized")
             fault = self._fault(call)
             if fault is not None and not fault.after:
-                return self._do(fault)
+                return self._do(fault, call)
             if call.verb == "watch":
                 with self.kube.news:
                     if self.kube.is_forgotten(call):
@@ -385,7 +390,7 @@ class _Handler(BaseHTTPRequestHandler):
             with self.kube.news:
                 text = json.dumps(self._shown(self._change(call)))
             if fault is not None:
-                return self._do(fault)
+                return self._do(fault, call)
             return self._send(200, text)
         except Refusal as refusal:
             return self._send(refusal.code, json.dumps(refusal.body))
@@ -424,7 +429,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return fault
         return None
 
-    def _do(self, fault: Fault) -> None:
+    def _do(self, fault: Fault, call: Call) -> None:
         if fault.slow_s:
             threading.Event().wait(fault.slow_s)
         if not fault.status:
@@ -439,7 +444,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b" ")
                 threading.Event().wait(fault.drip_s)
             return
-        body = fault.status_body or Refusal(fault.status, "Scripted", "scripted").body
+        said = "scripted"
+        if fault.status == 403:
+            said = (
+                f'is forbidden: User "test" cannot {call.verb} resource "{call.plural}": scripted'
+            )
+        body = fault.status_body or Refusal(fault.status, "Scripted", said).body
         self._send(fault.status, json.dumps(body), fault.headers)
 
     def _shown(self, one: Object) -> Object:
@@ -485,73 +495,4 @@ class _Handler(BaseHTTPRequestHandler):
 def call_rest(call: Call) -> tuple[Any, ...]:
     return (
         call.plural, call.namespace, call.name, call.query, call.headers, call.body, call.url,
-    )  # fmt: skip
-
-
-def _leaves(one: Mapping[str, Any], at: str = "") -> dict[str, Any]:
-    """Its fields that somebody can own, by path, with their values; lists as a whole."""
-    found: dict[str, Any] = {}
-    for key, value in one.items():
-        path = f"{at}\t{key}" if at else key
-        if path in ("apiVersion", "kind") or (
-            path.startswith("metadata\t") and path.split("\t")[1] not in
-            ("labels", "annotations", "ownerReferences")
-        ):  # fmt: skip
-            continue
-        if isinstance(value, Mapping) and value:
-            found |= _leaves(value, path)
-        else:
-            found[path] = value
-    return found
-
-
-def _grown(leaves: Mapping[str, Any]) -> Object:
-    grown: Object = {}
-    for path, value in leaves.items():
-        *parents, last = path.split("\t")
-        at = grown
-        for parent in parents:
-            at = at.setdefault(parent, {})
-        at[last] = copy.deepcopy(value)
-    return grown
-
-
-def _selects(query: Mapping[str, str], one: Object) -> bool:
-    labels = one["metadata"].get("labels", {})
-    for term in filter(None, query.get("labelSelector", "").split(",")):
-        key, equals, value = term.partition("=")
-        if key not in labels or (equals and labels[key] != value):
-            return False
-    for term in filter(None, query.get("fieldSelector", "").split(",")):
-        key, _, value = term.partition("=")
-        if str(one.get(key, "")) != value:
-            return False
-    return True
-
-
-def make_certificates(folder: Path) -> None:
-    """A CA, and a server's certificate for 127.0.0.1, by whatever is here that can make them."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        import pytest
-
-        pytest.skip("no openssl on PATH, which makes the loopback server's certificate")
-
-    def run(*words: str) -> None:
-        subprocess.run([openssl, *words], cwd=folder, check=True, capture_output=True)
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    (folder / "ca.cnf").write_text(
-        "[req]\ndistinguished_name=dn\nx509_extensions=ca\n[dn]\n"
-        "[ca]\nbasicConstraints=critical,CA:true\nkeyUsage=critical,keyCertSign\n"
-        "subjectKeyIdentifier=hash\n"
-        "[server]\nsubjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth\n"
-        "authorityKeyIdentifier=keyid\n"
-    )
-    config = ("-config", "ca.cnf")
-    run("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=ca", *config)
-    run("req", *key, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=kube", *config)
-    run(
-        "x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial",
-        "-out", "server.crt", "-extfile", "ca.cnf", "-extensions", "server",
     )  # fmt: skip
