@@ -55,7 +55,7 @@ def find_binaries() -> Binaries:
             where = f"neither in KUBEBUILDER_ASSETS={folder} nor" if folder else "not"
             pytest.skip(
                 f"{name} is {where} on PATH: set KUBEBUILDER_ASSETS to a folder that has"
-                " kube-apiserver and etcd, see docs/bursting.md"
+                " kube-apiserver and etcd, see docs/testing.md"
             )
         found[name] = path
     return Binaries(found["kube-apiserver"], found["etcd"])

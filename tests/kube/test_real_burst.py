@@ -435,7 +435,9 @@ def test_what_is_made_anew_by_somebody_else_is_not_deleted(cluster: Cluster) -> 
 
     provider._kube.delete = deletes  # type: ignore[method-assign]
     provider.release("small-0")
-    assert cluster.get("miniclusters", "small-0")["spec"]["size"] == 7
+    left = cluster.get("miniclusters", "small-0")
+    assert left["spec"]["size"] == 7
+    assert "deletionTimestamp" not in left["metadata"]
     assert cluster.names("secrets") == set()
 
 
