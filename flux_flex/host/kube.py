@@ -46,7 +46,7 @@ from flux_flex.host.kube_errors import (
 from flux_flex.host.kubeconfig import connected, connected_to, runs_command
 
 # Answered with an object's metadata only, so that a Secret's content never comes back.
-_METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
+_METADATA_ONLY = "application/json;as=PartialObjectMetadata{};g=meta.k8s.io;v=v1"
 _APPLY = "application/apply-patch+yaml"
 _PAGE = 500
 _PIECE = 1 << 16
@@ -249,17 +249,21 @@ class Kube:
             "resourceVersion": since,
             "timeoutSeconds": str(max(1, round(self.bounds.watch_s))),
         }
+        url = resource.path(namespace) + _query(query)
+        try:
+            return self._begun(resource, namespace, url)
+        except KubeError as error:
+            if error.status != HTTPStatus.UNAUTHORIZED:
+                raise
+        self._reconnect()
+        return self._begun(resource, namespace, url)
+
+    def _begun(self, resource: Resource, namespace: str, url: str) -> Stream:
         where = self._where(resource, namespace, "")
         # A connection that died says nothing: the server ends a watch in time, or it is dead.
         read_s = self.bounds.watch_s + self.bounds.read_s
-        url = resource.path(namespace) + _query(query)
-        headers = {"Accept": "application/json"}
         try:
-            answer = self._open("GET", url, None, headers, read_s)
-            if answer.status == HTTPStatus.UNAUTHORIZED:
-                self._read(answer)
-                self._reconnect()
-                answer = self._open("GET", url, None, headers, read_s)
+            answer = self._open("GET", url, None, {"Accept": _accepted(resource)}, read_s)
             if answer.status >= HTTPStatus.BAD_REQUEST:
                 said = refused(answer, self._read(answer), where, private=resource.private)
                 raise self._explain(said)
@@ -275,7 +279,7 @@ class Kube:
     ) -> Object:  # fmt: skip
         where = self._where(resource, namespace, name)
         url = resource.path(namespace, name) + _query(query or {})
-        headers = {"Accept": _METADATA_ONLY if resource.private else "application/json"}
+        headers = {"Accept": _accepted(resource, is_list=method == "GET" and not name)}
         if body is not None:
             headers["Content-Type"] = _APPLY if method == "PATCH" else "application/json"
         end = time.monotonic() + self.bounds.call_s
@@ -287,7 +291,6 @@ class Kube:
                 if error.retry_after_s is not None:
                     pause_s = error.retry_after_s
                 if error.status == HTTPStatus.UNAUTHORIZED and not failures:
-                    # Tokens and certificates are renewed in their files.
                     self._reconnect()
                     pause_s = 0.0
                 elif not passes(error, method):
@@ -351,7 +354,10 @@ class Kube:
         return self._client
 
     def _reconnect(self) -> None:
+        """With what the kubeconfig has now: tokens and certificates are renewed in their files."""
         with self._lock:
+            if self._closed.is_set():
+                return
             old, self._client = self._client, self._connect()
         # Watches that are open keep their connections.
         if old is not None:
@@ -408,6 +414,11 @@ def _pieces(answer: Any) -> Iterator[bytes]:
         return
     while piece := answer.read1(_PIECE):
         yield piece
+
+
+def _accepted(resource: Resource, *, is_list: bool = False) -> str:
+    kind = "List" if is_list else ""
+    return _METADATA_ONLY.format(kind) if resource.private else "application/json"
 
 
 def _decoded(content: bytes, where: str) -> Object:

@@ -91,7 +91,7 @@ def error_of(
     reason = str(status.get("reason") or f"HTTP {code}")
     said = short(status.get("message") or reason)
     if _OTHER_UID.search(said):
-        return Replaced("another object has its name now", where, "try again", code, reason)
+        return Replaced("it was deleted or replaced meanwhile", where, "try again", code, reason)
     owned = _owned_by_others(status)
     if code == HTTPStatus.CONFLICT and owned:
         what = f"another field manager owns what would be changed: {owned}"

@@ -55,7 +55,7 @@ def find_binaries() -> Binaries:
             where = f"neither in KUBEBUILDER_ASSETS={folder} nor" if folder else "not"
             pytest.skip(
                 f"{name} is {where} on PATH: set KUBEBUILDER_ASSETS to a folder that has"
-                " kube-apiserver and etcd, see docs/bursting.md"
+                " kube-apiserver and etcd, see docs/testing.md"
             )
         found[name] = path
     return Binaries(found["kube-apiserver"], found["etcd"])
@@ -92,7 +92,9 @@ class ApiServer:
         self._start()
 
     def stop(self) -> None:
-        _end(self._server)
+        """As a crash would, until :meth:`restart`: else it waits for open watches to end."""
+        self._server.kill()
+        self._server.wait()
 
     def compact(self) -> None:
         """Forget the history in etcd up to now, as the server itself does every five minutes."""
@@ -128,22 +130,14 @@ class ApiServer:
 
     def install(self, definition: Mapping[str, Any]) -> None:
         """A CustomResourceDefinition, and wait until it is served."""
-        made = self.create("customresourcedefinitions", definition)
-        spec, name = made["spec"], made["metadata"]["name"]
-        version = spec["versions"][0]["name"]
+        spec = self.create("customresourcedefinitions", definition)["spec"]
         plural = spec["names"]["plural"]
-        self._groups[plural] = f"/apis/{spec['group']}/{version}"
+        self._groups[plural] = f"/apis/{spec['group']}/{spec['versions'][0]['name']}"
+        self._wait_until_served(plural)
 
-        def is_served() -> bool:
-            found = self.ask("GET", self.path("customresourcedefinitions", name=name))
-            conditions = (found.get("status") or {}).get("conditions") or []
-            established = any(
-                one["type"] == "Established" and one["status"] == "True" for one in conditions
-            )
-            url = f"https://127.0.0.1:{self.port}{self._groups[plural]}/{plural}"
-            return established and self._pool.request("GET", url).status == 200
-
-        self._wait(is_served, f"{name} is not served")
+    def _wait_until_served(self, plural: str) -> None:
+        url = f"https://127.0.0.1:{self.port}{self.path(plural)}"
+        self._wait(lambda: self._pool.request("GET", url).status == 200, f"{plural} are not served")
 
     def kubeconfig(self, path: Path, user: Object | None = None) -> Path:
         """For a user of the API, the administrator if none is given. TLS is verified."""
@@ -228,6 +222,8 @@ class ApiServer:
                 return False
 
         self._wait(is_ready, "the server does not get ready")
+        for plural in self._groups:
+            self._wait_until_served(plural)
 
     def _wait(self, condition: Any, what: str) -> None:
         end = time.monotonic() + _START_S

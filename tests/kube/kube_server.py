@@ -22,7 +22,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ class Refusal(Exception):
 class KubeServer:
     def __init__(self, certificates: Path) -> None:
         self.certificates = certificates
+        self.token = TOKEN
         self.objects: dict[Key, Object] = {}
         self.owners: dict[Key, dict[str, set[str]]] = {}  # fields to their managers
         self.calls: list[Call] = []
@@ -128,7 +129,7 @@ class KubeServer:
             "server": f"https://127.0.0.1:{self.port}",
             "certificate-authority-data": ca,
         } | changes.get("cluster", {})
-        user = changes.get("user", {"token": TOKEN})
+        user = changes.get("user", {"token": self.token})
         content = {
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
             "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u"}}],
@@ -400,11 +401,9 @@ class _Handler(BaseHTTPRequestHandler):
             "get": self.kube.read, "list": self.kube.list, "create": self.kube.create,
             "patch": self.kube.apply, "delete": self.kube.delete,
         }  # fmt: skip
-        if (
-            call.verb == "patch"
-            and (call.plural, call.namespace, call.name) not in self.kube.objects
-        ):
-            self.kube.calls.append(Call("create", *call_rest(call)))
+        key = call.plural, call.namespace, call.name
+        if call.verb == "patch" and key not in self.kube.objects:
+            self.kube.calls.append(replace(call, verb="create"))
         return verbs[call.verb](call)
 
     def _call(self) -> Call:
@@ -453,9 +452,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(fault.status, json.dumps(body), fault.headers)
 
     def _shown(self, one: Object) -> Object:
-        if "as=PartialObjectMetadata" in self.headers.get("Accept", "") and "items" not in one:
-            return {"kind": "PartialObjectMetadata", "metadata": one["metadata"]}
-        return one
+        accepted = self.headers.get("Accept", "")
+        if "as=PartialObjectMetadata" not in accepted:
+            return one
+        if ("items" in one) != ("as=PartialObjectMetadataList;" in accepted):
+            raise Refusal(406, "NotAcceptable", f"not as {accepted}")
+        if "items" in one:
+            return one | {"items": [{"metadata": each["metadata"]} for each in one["items"]]}
+        return {"kind": "PartialObjectMetadata", "metadata": one["metadata"]}
 
     def _send(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
         data = text.encode()
@@ -490,9 +494,3 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.close_connection = True
             self.connection.close()
-
-
-def call_rest(call: Call) -> tuple[Any, ...]:
-    return (
-        call.plural, call.namespace, call.name, call.query, call.headers, call.body, call.url,
-    )  # fmt: skip

@@ -241,7 +241,7 @@ class Cluster(Providers):
             self.create("pods", body)
         made = {
             "type": "JobMiniClusterReady", "status": "True", "reason": "Reconciled",
-            "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
+            "message": "made", "lastTransitionTime": "2026-01-01T00:00:00Z",
         }  # fmt: skip
         size = cluster["spec"]["size"]
         status = {"jobid": burst, "maximumSize": size, "size": size, "selector": "a=b"}

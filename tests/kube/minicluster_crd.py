@@ -7,7 +7,9 @@ it with the operator's own schema where there is a copy of that.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 Schema = dict[str, Any]
@@ -101,3 +103,10 @@ def definition(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 CRD = definition(SCHEMA)
+
+# A copy of the operator's own schema, where there is one.
+OPERATORS = Path(
+    os.environ.get("FLUX_FLEX_MINICLUSTER_SCHEMA")
+    or Path(__file__).parents[3] / "shared/data/minicluster-v1alpha2.schema.json"
+)
+NO_COPY = f"no copy of the operator's schema at {OPERATORS}: set FLUX_FLEX_MINICLUSTER_SCHEMA"

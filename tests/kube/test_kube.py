@@ -174,6 +174,7 @@ def test_the_content_of_a_secret_never_comes_back(server: KubeServer, kube: Kube
     found = kube.get(SECRETS, "s", NS)
     assert found is not None
     assert "data" not in found
+    assert "data" not in kube.list(SECRETS, NS)[0][0]
     server.fail("PATCH", "secrets", 422, status_body={"reason": "Invalid", "message": "czNjcjN0"})
     with pytest.raises(KubeError) as caught:
         kube.apply(SECRETS, body, manager="flux-flex")

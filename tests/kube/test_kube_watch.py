@@ -128,6 +128,20 @@ def test_a_watch_that_fails_is_taken_up_with_pauses(
     assert verbs(server).count("list") == 1
 
 
+def test_a_watch_is_taken_up_with_credentials_that_were_renewed_in_their_file(
+    server: KubeServer, mirror: Mirror, tmp_path: Path
+) -> None:
+    assert soon(lambda: "watch" in verbs(server))
+    server.token = "another-token"
+    server.cut_watches()
+    server.put("pods", pod_of("second", x="1"))
+    assert soon(lambda: verbs(server).count("watch") >= 3)
+    assert names(mirror) == {"first"}
+    server.kubeconfig(tmp_path / "config")
+    assert soon(lambda: names(mirror) == {"first", "second"})
+    assert verbs(server).count("list") == 1
+
+
 def test_without_contact_a_mirror_answers_only_for_a_while(
     server: KubeServer, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from kube_site import (
     comes_to,
     just_before_it_applies,
     seen,
+    service,
     soon,
 )
 
@@ -161,6 +162,57 @@ def test_a_quota_is_no_capacity(cluster: Cluster, what: str) -> None:
 
     assert soon(is_refused, 20)
     assert cluster.names("secrets") == set()
+
+
+# -- the lead broker -------------------------------------------------------------------------------
+
+
+def connects_to(cluster: Cluster) -> str:
+    lead = {"name": "own0", "hosts": "own[0-1]", "service": "lead"}
+    cluster.open(lead=lead).request(RENTAL)
+    lead = cluster.get("miniclusters", "small-0")["spec"]["flux"]["bursting"]["leadBroker"]
+    return f"{lead['address']}:{lead['port']}"
+
+
+def make_service(cluster: Cluster, kind: str, **spec: Any) -> dict[str, Any]:
+    ports = [{"name": "flux", "port": 8050}, {"name": "other", "port": 80}]
+    body = service(kind, spec={"ports": ports} | spec)
+    body["metadata"]["namespace"] = cluster.namespace
+    return cluster.create("services", {"apiVersion": "v1", "kind": "Service", **body})
+
+
+@pytest.mark.parametrize(
+    ("ingress", "address"),
+    [({"ip": "198.51.100.9"}, "198.51.100.9"), ({"hostname": "lb.example.org"}, "lb.example.org")],
+)
+def test_the_lead_broker_is_found_behind_a_load_balancer_once_that_has_an_address(
+    cluster: Cluster, ingress: dict[str, str], address: str
+) -> None:
+    make_service(cluster, "LoadBalancer")
+    with pytest.raises(FlexError, match="no address yet"):
+        connects_to(cluster)
+    assert cluster.names("miniclusters") == set()
+    status = {"status": {"loadBalancer": {"ingress": [ingress]}}}
+    cluster.change("services", "lead", status, "status")
+    assert connects_to(cluster) == f"{address}:8050"
+
+
+def test_the_lead_broker_is_found_inside_the_cluster(cluster: Cluster) -> None:
+    make_service(cluster, "ClusterIP")
+    assert connects_to(cluster) == f"lead.{cluster.namespace}.svc:8050"
+
+
+def test_the_lead_broker_is_found_on_the_node_where_it_runs(cluster: Cluster) -> None:
+    port = make_service(cluster, "NodePort")["spec"]["ports"][0]["nodePort"]
+    with pytest.raises(FlexError, match="runs on no node"):
+        connects_to(cluster)
+    cluster.make_node("away", ExternalIP="198.51.100.1")
+    cluster.make_node("here", Hostname="here", InternalIP="10.0.0.3", ExternalIP="198.51.100.3")
+    for name in ("lead-0", "waiting"):
+        pod = foreign("pods", name, app="lead")
+        cluster.create("pods", pod)
+    cluster.bind("lead-0", "here")
+    assert connects_to(cluster) == f"198.51.100.3:{port}"
 
 
 # -- what is observed ------------------------------------------------------------------------------
@@ -337,7 +389,7 @@ def test_a_name_that_changed_hands_in_between_is_not_taken(cluster: Cluster, for
         other.request(RENTAL)
 
     just_before_it_applies(late, changes_hands)
-    with pytest.raises((Replaced, FieldConflict), match="another"):
+    with pytest.raises((Replaced, FieldConflict)):
         late.request(RENTAL)
     for one in MADE:
         labels = cluster.get(*one)["metadata"]["labels"]
@@ -383,7 +435,9 @@ def test_what_is_made_anew_by_somebody_else_is_not_deleted(cluster: Cluster) -> 
 
     provider._kube.delete = deletes  # type: ignore[method-assign]
     provider.release("small-0")
-    assert cluster.get("miniclusters", "small-0")["spec"]["size"] == 7
+    left = cluster.get("miniclusters", "small-0")
+    assert left["spec"]["size"] == 7
+    assert "deletionTimestamp" not in left["metadata"]
     assert cluster.names("secrets") == set()
 
 

@@ -6,7 +6,6 @@ import copy
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -225,25 +224,26 @@ def test_of_the_cluster_only_nodes_are_read_and_namespaces_made(as_account: Kube
 
 def test_a_token_that_ended_is_said_and_a_new_one_in_its_file_is_taken(cluster: Cluster) -> None:
     account = Account(cluster)
+    cluster.bounds = replace(QUICK, watch_s=1, stale_s=0)
     cluster.table["lead"] = {"name": "own0", "address": "203.0.113.7", "hosts": "own[0-1]"}
     provider = cluster.open()
     provider.request(RENTAL)
     path = cluster.path("serviceaccounts", "flux-flex")
     cluster.api.ask("DELETE", path)
-    errors: list[FlexError] = []
-
-    def is_refused() -> bool:
-        try:
-            provider.request(RENTAL)
-        except FlexError as error:
-            errors.append(error)
-        return bool(errors)
-
     # The server believes for ten seconds what it has found out.
-    assert soon(is_refused, 30)
-    assert errors[0].remedy == "renew the credentials in the kubeconfig"
+    assert soon(lambda: refusal(provider), 30)
+    assert getattr(refusal(provider), "remedy", "") == "renew the credentials in the kubeconfig"
     body = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "flux-flex"}}
     cluster.create("serviceaccounts", body)
-    cluster.api.kubeconfig(Path(account.kubeconfig), {"token": account.token()})
+    cluster.api.kubeconfig(account.kubeconfig, {"token": account.token()})
+    assert soon(lambda: refusal(provider) is None, 20)
     provider.request(RENTAL)
     assert comes_to(provider, Phase.COMING)
+
+
+def refusal(provider: KubernetesProvider) -> FlexError | None:
+    try:
+        provider.observe()
+    except FlexError as error:
+        return error
+    return None
