@@ -23,6 +23,7 @@ from flux_flex.burst.providers import Observed, Phase, Rental
 from flux_flex.cli import burst_serve, main
 from flux_flex.errors import FlexError
 from flux_flex.host.memory_instance import MemoryInstance
+from flux_flex.host.threads import Threads
 from flux_flex.model.rv1 import RankResources, ResourceSet
 
 DEADLINE_S = 30.0
@@ -157,13 +158,28 @@ def test_what_is_rented_is_kept_where_nothing_else_is_said(
 def test_drain_gives_back_what_nothing_runs_on_before_the_provider_is_closed(
     site: Site, begin: Callable[[Site], object]
 ) -> None:
+    go, seen = threading.Event(), []
+
+    class Waited(Threads):
+        def wait(self, seconds: float) -> None:
+            go.set()
+            super().wait(seconds)
+
+    def release(burst: str) -> None:
+        assert go.wait(DEADLINE_S)
+        site.provider.rented.discard(burst)
+        logging.getLogger("flux_flex.burst").warning("%s is gone", burst)
+
     site.configure('on_unload = "drain"')
     site.rent()
-    site.provider.close = lambda: seen.append({*site.provider.rented})  # type: ignore[method-assign]
-    seen: list[set[str]] = []
+    site.patch.setattr(burst_serve, "Threads", Waited)
+    site.patch.setattr(site.provider, "release", release)
+    site.patch.setattr(site.provider, "close", lambda: seen.append({*site.provider.rented}))
     begin(site)
     assert seen == [set()]
     assert site.events()[:5] == ["intend", "asked", "up", "leave", "release"]
+    if site.paper.is_module:
+        assert (4, "burst-0 is gone") in site.paper.dmesg
 
 
 @BOTH
@@ -302,6 +318,13 @@ def test_what_a_cloud_says_is_no_format_of_printf_and_forges_no_line(site: Site)
     assert line == "it said %s%n 100% %%d ?[2J controller: all is well ?"
 
 
+def looked() -> None:
+    """Wait until the provider has said what it has: its thread lives in real time."""
+    for one in threading.enumerate():
+        if one.name == "observe-scripted":
+            one.join(DEADLINE_S)
+
+
 def test_what_threads_log_is_told_by_the_thread_that_has_the_handle(site: Site) -> None:
     tellers, tell = [], site.paper.log
 
@@ -311,16 +334,28 @@ def test_what_threads_log_is_told_by_the_thread_that_has_the_handle(site: Site) 
 
     def observe() -> Sequence[Observed]:
         logging.getLogger("flux_flex.burst").warning("throttled")
-        done.set()
-        raise FlexError("no answer")
+        return []
 
-    done = threading.Event()
     site.patch.setattr(site.paper, "log", log)
     site.patch.setattr(site.provider, "observe", observe)
-    site.paper.at(5.0, lambda: done.wait(DEADLINE_S))
+    site.paper.at(5.0, looked)
+    soon: list[tuple[int, str]] = []
+    site.paper.at(6.0, lambda: soon.extend(site.paper.dmesg))
     site.load()
-    assert (4, "throttled") in site.paper.dmesg
-    assert {*tellers} == {threading.main_thread()}
+    assert soon == [(4, "throttled")]
+    assert tellers == [threading.main_thread()]
+
+
+def test_a_bug_of_a_provider_is_told_in_lines_that_steer_no_terminal(site: Site) -> None:
+    def observe() -> Sequence[Observed]:
+        raise ValueError("\x1b[2J%s")
+
+    site.patch.setattr(site.provider, "observe", observe)
+    site.paper.at(5.0, looked)
+    site.load()
+    lines = [line for _, line in site.paper.dmesg]
+    assert "ValueError: ?[2J%s" in lines
+    assert all(line.isprintable() for line in lines)
 
 
 def test_nothing_is_logged_to_a_handle_after_the_module_has_ended(site: Site) -> None:

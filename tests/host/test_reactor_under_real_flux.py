@@ -72,6 +72,10 @@ steps, wishes, answers = [], ["bug", "leave", 0.5, "slow", 0.3], []
 
 def step():
     steps.append(time.monotonic())
+    if len(steps) == 1:  # the service is there
+        thread.start()
+    if len(steps) == 5:
+        fifth.set()
     wish = wishes.pop(0) if wishes else 60.0
     if wish == "bug":
         reactor._step_by(0.0)
@@ -91,21 +95,20 @@ def refuse(payload):
     raise BadInput("no such burst", str(payload["burst"]), "see the list")
 
 def ask():
-    other = flux.Flux()
-    for topic, payload in asked:
-        answers.append(other.rpc("flex-paper." + topic, payload).wait_for(20).get())
-    deadline = time.monotonic() + 20
-    while len(steps) < 5 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(os.getpid(), signal.SIGTERM)
+    try:
+        other = flux.Flux()
+        for topic, payload in asked:
+            answers.append(other.rpc("flex-paper." + topic, payload).wait_for(20).get())
+        fifth.wait(20)
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 asked = [("status", None), ("status", "[1]"), ("status", "no"), ("status", b"\\xff\\xfe"),
          ("status", "[" * 100000), ("status", '{"burst": []}'),
          ("refuse", '{"burst": "\\\\ud800"}'), ("status", '{"id": 7}')]
 handle = flux.Flux()
 reactor = Reactor(handle, "flex-paper", {"status": said, "refuse": refuse}, step, is_module=False)
-thread = threading.Thread(target=ask)
-thread.start()
+thread, fifth = threading.Thread(target=ask), threading.Event()
 reactor.run()
 thread.join()
 handle.service_register("flex-paper").get()
