@@ -312,6 +312,8 @@ def test_records_are_lines_of_dmesg_with_the_levels_of_syslog(site: Site) -> Non
 
 def test_what_a_cloud_says_is_no_format_of_printf_and_forges_no_line(site: Site) -> None:
     hostile = "%s%n 100% %%d \x1b[2J\ncontroller: all is well \ud800"
+    # Not to pytest, which could not pass such a letter on to another process.
+    site.patch.setattr(logging.getLogger("flux_flex"), "propagate", False)
     site.paper.at(5.0, lambda: logging.getLogger("flux_flex.burst").error("it said %s", hostile))
     site.load()
     ((_, line),) = site.paper.dmesg
