@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flux_flex.cli import printable
+from flux_flex.model.quoting import printable
 from flux_flex.simulate.document import to_json
 
 # What a pipe or a file gets: no terminal says how wide it is.
