@@ -15,7 +15,7 @@ import pytest
 from ec2_endpoint import Endpoint, Fault, Machine, Shape, cluster, isolate
 
 from flux_flex.errors import BadInput, FlexError
-from flux_flex.topology import aws
+from flux_flex.topology import aws, aws_calls
 from flux_flex.topology.answers import Located
 from flux_flex.topology.aws import Account, NothingFound, Patience, Selection, fetch
 from flux_flex.topology.mapping import network_of_hosts
@@ -267,11 +267,11 @@ def test_a_region_of_unknown_types_is_not_asked_for_all_types_there_are(start: S
 
 def test_pages_without_end_are_not_followed(start: Start, environment: pytest.MonkeyPatch) -> None:
     start(cluster(401))
-    environment.setattr(aws, "_MOST_PAGES", 4)
+    environment.setattr(aws_calls, "_MOST_PAGES", 4)
     with pytest.raises(FlexError, match="the pages do not end") as caught:
         fetch(Selection())
     assert caught.value.where == "describe-instance-topology in us-east-2: page 4"
-    environment.setattr(aws, "_MOST_PAGES", 5)
+    environment.setattr(aws_calls, "_MOST_PAGES", 5)
     assert len(fetch(Selection()).located) == 401
 
 
@@ -345,14 +345,14 @@ def test_the_last_place_for_the_region_is_the_instance_itself(
     fetcher = "botocore.utils.InstanceMetadataRegionFetcher.retrieve_region"
     environment.setattr(fetcher, lambda _: told)
     core = botocore.session.get_session()
-    assert aws._region_of_this_machine(core) == region
+    assert aws_calls._region_of_this_machine(core) == region
 
 
 def test_retries_slow_down_as_ec2_asks_and_are_as_many_as_the_user_says(
     environment: pytest.MonkeyPatch,
 ) -> None:
     def retries() -> tuple[object, object]:
-        client, _ = aws._open(Account(), Patience())
+        client, _ = aws_calls.open_client(Account(), Patience())
         found = client.meta.config.retries
         client.close()
         return found["mode"], found["total_max_attempts"]
