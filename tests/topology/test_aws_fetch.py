@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import boto3
 import botocore.session
 import moto
 import pytest
-from ec2_endpoint import Endpoint, Fault, Machine, Shape, cluster, isolate
+from ec2_endpoint import Fault, Machine, Shape, Start, cluster
 
 from flux_flex.errors import BadInput, FlexError
 from flux_flex.topology import aws, aws_calls
@@ -23,29 +21,9 @@ from flux_flex.topology.mapping import network_of_hosts
 QUICK = Patience(pause_s=0.01)
 NODES = ("nn-1", "nn-2", "nn-3")
 
-Start = Callable[..., Endpoint]
-
 
 def ident(k: int) -> str:
     return f"i-{k:017x}"
-
-
-@pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    isolate(monkeypatch, "http://127.0.0.1:9")
-    return monkeypatch
-
-
-@pytest.fixture
-def start(environment: pytest.MonkeyPatch) -> Iterator[Start]:
-    with ExitStack() as stack:
-
-        def started(machines: list[Machine], **keys: Any) -> Endpoint:
-            ec2 = stack.enter_context(Endpoint(machines, **keys))
-            environment.setenv("AWS_ENDPOINT_URL", ec2.url)
-            return ec2
-
-        yield started
 
 
 def test_all_that_is_known_of_an_instance_comes_back(start: Start) -> None:
