@@ -32,6 +32,7 @@ from flux_flex.errors import BadInput, FlexError
 from flux_flex.host.instance import Instance
 from flux_flex.model.duration import format_duration
 from flux_flex.model.jobid import f58
+from flux_flex.model.quoting import one_line
 from flux_flex.model.rv1 import parse_r
 
 MEMO = "flex.burst"
@@ -171,7 +172,7 @@ class Controller:
             elif verb == "request":
                 self._requested(name, call)
             elif call.error is not None:
-                log.warning("%s: cannot be released yet: %s", name, call.error.what)
+                log.warning("%s: cannot be released yet: %s", name, one_line(call.error.what))
             self._mark_stale(verb, name)
 
     def _mark_stale(self, verb: str, burst: str) -> None:
@@ -187,7 +188,7 @@ class Controller:
             seen.stale -= seen.asked
         if call.error is not None:
             seen.error = call.error.what
-            log.warning("%s does not say what it has: %s", name, call.error.what)
+            log.warning("%s does not say what it has: %s", name, one_line(call.error.what))
             return
         answer = call.answer if isinstance(call.answer, Sequence) else ()
         seen.error = ""

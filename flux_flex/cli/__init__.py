@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from flux_flex import __version__
 from flux_flex.errors import EXIT_BAD_INPUT, FlexError
+from flux_flex.model.quoting import printable
 
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
@@ -51,10 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except FlexError as error:
         where = f"{error.where}: " if error.where else ""
-        _say(f"{where}{error.what}", error.remedy)
+        say(f"{where}{error.what}", error.remedy)
         return error.exit_code
     except KeyboardInterrupt:
-        _say("interrupted")
+        say("interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output, such as head, has seen enough.
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         # Whatever is wrong with a file that is read or written has been told as bad input above.
-        _say(f"cannot print: {error.strerror}", "redirect the output to where there is room")
+        say(f"cannot print: {error.strerror}", "redirect the output to where there is room")
         _discard_output()
         return EXIT_BAD_INPUT
     except Exception as error:  # no traceback reaches a user
@@ -70,13 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         what = f"{type(error).__name__}: {error}"[:200]
         remedy = "this is a bug; run again with FLUX_FLEX_DEBUG=1 and report what it shows"
-        _say(f"internal error: {what}", remedy)
+        say(f"internal error: {what}", remedy)
         return EXIT_INTERNAL
-
-
-def printable(text: str) -> str:
-    """The text in one line, without what could steer a terminal: it may quote from any file."""
-    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
 
 
 def _open_closed_streams() -> None:
@@ -105,7 +101,8 @@ def _discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _say(what: str, remedy: str = "") -> None:
+def say(what: str, remedy: str = "") -> None:
+    """Tell the user on standard error what happened and, on a line of its own, the way out."""
     print(f"flux-flex: {printable(what)}", file=sys.stderr)  # noqa: T201 - the command's voice
     if remedy:
         print(printable(remedy), file=sys.stderr)  # noqa: T201

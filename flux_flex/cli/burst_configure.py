@@ -23,9 +23,9 @@ from flux_flex.burst.bootstrap import (
     with_cores,
 )
 from flux_flex.burst.catalog import Catalog, NodeType, parse_catalog
-from flux_flex.cli import printable
 from flux_flex.config import BurstSettings, BurstSlot, load_config, slots_of
 from flux_flex.errors import BadInput
+from flux_flex.model.quoting import printable
 from flux_flex.simulate.files import read_json, read_yaml, write_all
 
 R_FILE = "R.json"

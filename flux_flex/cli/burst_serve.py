@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from flux_flex.burst.controller import Controller, Settings
 from flux_flex.burst.providers import Provider
 from flux_flex.burst.service import NAME, Service
-from flux_flex.cli import printable
+from flux_flex.model.quoting import printable
 from flux_flex.cli.burst_site import open_provider, queue_policy_of, settings_of
 from flux_flex.config import load_config
 from flux_flex.errors import BadInput, FlexError

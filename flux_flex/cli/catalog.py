@@ -14,8 +14,8 @@ from pathlib import Path
 import yaml
 
 from flux_flex.burst.catalog import Catalog, NodeType, parse_catalog
-from flux_flex.cli import printable
 from flux_flex.errors import BadInput
+from flux_flex.model.quoting import printable
 from flux_flex.simulate.files import read_yaml, write_all
 
 _HEAD = """\

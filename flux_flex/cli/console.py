@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 
@@ -9,8 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flux_flex.cli import printable
-from flux_flex.simulate.document import to_json
+from flux_flex.model.quoting import printable
 
 # What a pipe or a file gets: no terminal says how wide it is.
 PLAIN_WIDTH = 118
@@ -39,6 +39,11 @@ def print_json(document: Mapping[str, object]) -> None:
     except UnicodeEncodeError:
         text = to_json(document, ascii_only=True)
     sys.stdout.write(text)
+
+
+def to_json(document: Mapping[str, object], *, ascii_only: bool = False) -> str:
+    """The document as text, readable and ending with a newline."""
+    return json.dumps(document, indent=1, ensure_ascii=ascii_only, allow_nan=False) + "\n"
 
 
 def plain_table() -> Table:

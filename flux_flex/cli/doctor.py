@@ -11,7 +11,6 @@ from dataclasses import asdict, replace
 
 from rich.console import Console
 
-from flux_flex.cli import printable
 from flux_flex.cli.console import console, plain_table, print_json, word
 from flux_flex.config import DEFAULT_PATH, PATH_VARIABLE, BurstSettings, FlexConfig, load_config
 from flux_flex.errors import BadInput, FlexError
@@ -19,6 +18,7 @@ from flux_flex.host.checks import BURST_CHECKS, BURSTING, CHECKS, USERNETES, Che
 from flux_flex.host.checks.findings import Finding, Status
 from flux_flex.host.checks.machine import Machine
 from flux_flex.host.checks.survey import Settings, Survey
+from flux_flex.model.quoting import one_line, printable
 
 FORMAT = "flux-flex-doctor"
 VERSION = 1
@@ -135,12 +135,7 @@ def _chosen(checks: Sequence[Check], names: Sequence[str]) -> list[Check]:
 def _plain(finding: Finding) -> Finding:
     """Without what could steer a terminal, and short: it may quote whatever a command printed."""
     lines = [printable(line)[:_LONGEST] for line in finding.remedy.splitlines()[:_MOST_LINES]]
-    what = " ".join(printable(finding.what[: 4 * _LONGEST]).split())
-    return replace(finding, what=_shortened(what), remedy="\n".join(lines))
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    return replace(finding, what=one_line(finding.what, _LONGEST), remedy="\n".join(lines))
 
 
 def _document(told: Sequence[tuple[Check, Finding]]) -> dict[str, object]:

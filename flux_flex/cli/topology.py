@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flux_flex.cli import printable
+from flux_flex.cli import say
 from flux_flex.cli.topology_source import Source, counted, read_hosts, read_source
 from flux_flex.errors import BadInput
 from flux_flex.host.flux_instance import FluxInstance, enclosing_instance
@@ -56,7 +56,7 @@ def _fetch(options: argparse.Namespace) -> int:
         raise error.at(base.place) if base.place else error from None
     if options.file and options.file != "-":
         write_all([(Path(options.file), text)])
-        _say(f"{counted(len(source.network.places), 'host')} written to {options.file}")
+        say(f"{counted(len(source.network.places), 'host')} written to {options.file}")
     else:
         sys.stdout.write(text)
     return 0
@@ -110,9 +110,9 @@ def _json(document: Mapping[str, object]) -> str:
 def _complain(network: Network, *, strict: bool) -> None:
     """Name the hosts that have no place. Raises BadInput with ``strict``."""
     if network.unmapped:
-        _say(f"no place known: {_listed(network.unmapped)}")
+        say(f"no place known: {_listed(network.unmapped)}")
     for host, ids in list(network.claimed.items())[:_MOST_NAMED]:
-        _say(f"several instances are called {host}: {_listed(ids)}")
+        say(f"several instances are called {host}: {_listed(ids)}")
     missing = [*network.unmapped, *network.claimed]
     if strict and missing:
         remedy = "name their instances with --host-map, or leave --strict out"
@@ -124,10 +124,6 @@ def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(name[:80] for name in names[:_MOST_NAMED])
     more = len(names) - _MOST_NAMED
     return f"{shown} and {more} more" if more > 0 else shown
-
-
-def _say(text: str) -> None:
-    print(f"flux-flex: {printable(text)}", file=sys.stderr)  # noqa: T201 - the command's voice
 
 
 # -- show and tell -------------------------------------------------------------------------------
@@ -161,12 +157,12 @@ def _tell(options: argparse.Namespace) -> int:
     _complain(source.network, strict=options.strict)
     told = tell(instance, source.answers, source.network)
     hosts = counted(len(source.network.places), "host")
-    _say(f"{hosts} told to the instance's key-value store")
+    say(f"{hosts} told to the instance's key-value store")
     if told is None:
-        _say("this scheduler takes properties from R only: see docs/topology.md, resource.path")
+        say("this scheduler takes properties from R only: see docs/topology.md, resource.path")
     else:
-        _say(f"{counted(told, 'property', 'properties')} set in fluxion")
+        say(f"{counted(told, 'property', 'properties')} set in fluxion")
         if refuses_unknown_properties(instance):
-            _say("ingest.validator.plugins has feasibility, which refuses jobs that require them")
-            _say("put them in R instead: see docs/topology.md, resource.path")
+            say("ingest.validator.plugins has feasibility, which refuses jobs that require them")
+            say("put them in R instead: see docs/topology.md, resource.path")
     return 0

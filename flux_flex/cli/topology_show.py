@@ -10,9 +10,8 @@ from pathlib import Path
 from rich.text import Text
 from rich.tree import Tree
 
-from flux_flex.cli import printable
-from flux_flex.cli.console import console, word
-from flux_flex.simulate.document import to_json
+from flux_flex.cli.console import console, to_json, word
+from flux_flex.model.quoting import printable
 from flux_flex.simulate.files import write_all
 from flux_flex.topology.document import topology_document
 from flux_flex.topology.mapping import Network

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flux_flex.cli import printable
+from flux_flex.cli import say
 from flux_flex.cli.console import console
 from flux_flex.config import TopologyConfig, load_config
 from flux_flex.errors import BadInput
 from flux_flex.host.instance import Instance
 from flux_flex.model.duration import format_duration, parse_duration
 from flux_flex.model.jgf import parse_jgf
+from flux_flex.model.quoting import printable
 from flux_flex.model.rv1 import parse_r
 from flux_flex.simulate.files import read_json
 from flux_flex.topology.answers import Answers, merged, read_answers
@@ -264,7 +265,7 @@ def _tell_age(answers: Answers, account: Account, age_s: float) -> None:
     place = ", ".join(filter(None, [account.profile, account.region or " ".join(regions)]))
     text = f"EC2's answer of {format_duration(age_s)} ago for {place or 'this account'}, "
     text += "from the cache; --max-age 0 asks again"
-    print(f"flux-flex: {printable(text)}", file=sys.stderr)  # noqa: T201 - the command's voice
+    say(text)
 
 
 def _filters(texts: Iterable[str]) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from flux_flex.errors import BadInput, Busy, FlexError, Unsatisfiable
+from flux_flex.model.quoting import one_line
 
 NAME = "libreapi_cli.so"
 PKG_CONFIG_DEADLINE_S = 5.0
@@ -284,7 +285,7 @@ class Context:
     def _last_words(self) -> str:
         words = self.library.taken(self.library.function("get_err_msg")(self._pointer))
         self.library.function("clear_err_msg")(self._pointer)
-        return " ".join(words.split())
+        return one_line(words)
 
 
 def _encode(text: str) -> bytes:

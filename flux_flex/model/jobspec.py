@@ -22,7 +22,7 @@ import yaml
 from flux_flex.errors import BadInput
 from flux_flex.model.constraints import Constraint, parse_constraint
 from flux_flex.model.count import Count, parse_count
-from flux_flex.model.quoting import brief, quoted
+from flux_flex.model.quoting import brief, one_line, quoted
 
 # Bounds on what a submitted text may make us do. The largest systems have some 160,000 nodes;
 # a request beyond these is a typing error or an attack, and is refused with its place.
@@ -128,7 +128,7 @@ def decode_yaml(text: str) -> object:
         raise BadInput(what, place, "correct the syntax there") from None
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, OverflowError) as error:
         # The last three: what PyYAML raises on tags that do not suit their text, as in !!int "".
-        what = " ".join(str(error).split())[:120]
+        what = one_line(error, 120)
         raise BadInput(f"not valid YAML or JSON: {what}", "", "correct the syntax") from None
 
 

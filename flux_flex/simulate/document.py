@@ -7,9 +7,7 @@ The same scenario always gives the same bytes.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -49,11 +47,6 @@ def plan_document(scenario: Scenario, plan: Plan) -> Document:
         "decisions": [_decision(0.0, decision) for decision in plan.decisions],
         "bursts": [_order(order) for order in plan.orders],
     }
-
-
-def to_json(document: Mapping[str, object], *, ascii_only: bool = False) -> str:
-    """The document as text, readable and ending with a newline."""
-    return json.dumps(document, indent=1, ensure_ascii=ascii_only, allow_nan=False) + "\n"
 
 
 def summary(outcome: Outcome) -> Document:

@@ -17,13 +17,14 @@ from __future__ import annotations
 import heapq
 import math
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
 from flux_flex.errors import BadInput
+from flux_flex.model.quoting import one_line
+from flux_flex.svg_text import number, text_width
 
 MAX_ROWS = 300
 MAX_BARS = 20_000
@@ -39,10 +40,6 @@ SECTION_GAP = 8.0
 ROW_HEIGHTS = (6.0, 24.0)
 SHARED_BAR_HEIGHT = 16.0  # what a job that shares a node would like
 ROWS_HEIGHT = 1800.0  # what the rows share before they shrink to the smallest height
-
-# A glyph is taken as this wide, in font sizes: a little more than common sans fonts need, since
-# the viewer's font is not known.
-GLYPH_EM = 0.61
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +173,7 @@ def lay_out(timeline: Timeline) -> Page:
             y += height
         y += SECTION_GAP
     bottom = y if lines else y + 2 * HEADING_HEIGHT
-    widest = max((text_width(clean(line.label, 120), 11) for line in lines), default=0.0)
+    widest = max((text_width(one_line(line.label, 120), 11) for line in lines), default=0.0)
     return Page(
         lines=lines,
         slots=slots,
@@ -402,7 +399,7 @@ def _check(timeline: Timeline) -> None:
     _check_span("timeline", 0.0, timeline.end_s)
     names: set[str] = set()
     for row in timeline.rows:
-        where = f"row {clean(row.name, 60)!r}"
+        where = f"row {one_line(row.name, 60)!r}"
         if row.name in names:
             raise BadInput("two rows have this name", where, "Give each node a name of its own.")
         names.add(row.name)
@@ -414,7 +411,7 @@ def _check(timeline: Timeline) -> None:
 
 
 def _check_bar(bar: JobBar, row_names: set[str]) -> None:
-    where = f"job {clean(bar.job, 60)!r}"
+    where = f"job {one_line(bar.job, 60)!r}"
     _check_span(where, bar.start_s, bar.end_s)
     if not 0 < bar.share <= 1:
         raise BadInput(f"a share of {bar.share}", where, "A share is above 0 and at most 1.")
@@ -422,7 +419,7 @@ def _check_bar(bar: JobBar, row_names: set[str]) -> None:
         raise BadInput("no node", where, "Name at least one row for each bar.")
     for node in bar.nodes:
         if node not in row_names:
-            raise BadInput(f"no row {clean(node, 60)!r}", where, "Add the row of that node.")
+            raise BadInput(f"no row {one_line(node, 60)!r}", where, "Add the row of that node.")
 
 
 def _check_span(where: str, start_s: float, end_s: float) -> None:
@@ -433,46 +430,12 @@ def _check_span(where: str, start_s: float, end_s: float) -> None:
         raise BadInput(f"ends at {end_s} s, before it starts at {start_s} s", where)
 
 
-# Text and times
-
-
-def clean(text: str, limit: int) -> str:
-    """``text`` without control, format and surrogate characters, at most ``limit`` long.
-
-    Cut first, with room to spare, so that a name of a gigabyte costs no more than a short one.
-    """
-    head = text[: 4 * limit]
-    spaced = "".join(" " if ch.isspace() else ch for ch in head)
-    shown = "".join(
-        ch
-        for ch in spaced
-        # Cf turns writing direction round; U+FFFE and U+FFFF are not XML.
-        if unicodedata.category(ch) not in ("Cc", "Cf", "Cs") and ch not in "\ufffe\uffff"
-    )
-    return shown if len(shown) <= limit and len(head) == len(text) else shown[: limit - 1] + "…"
-
-
-def text_width(text: str, font: float) -> float:
-    """About how wide ``text`` is, in px; East Asian wide characters are a full em."""
-    return sum(font * (1.0 if _is_wide(ch) else GLYPH_EM) for ch in text)
-
-
-def _is_wide(ch: str) -> bool:
-    return unicodedata.east_asian_width(ch) in "WF"
-
-
-def short_number(number: float) -> str:
-    """A number with at most two decimals."""
-    short = f"{number:.2f}".rstrip("0").rstrip(".")
-    return "0" if short == "-0" else short
-
-
 def clock(time_s: float) -> str:
     """A time by its two largest units: ``2h 30m``, ``1d 12h``, ``45s``."""
     if time_s < 0:
         return f"−{clock(-time_s)}"
     if time_s < 10:
-        return f"{short_number(time_s)}s" if time_s else "0"
+        return f"{number(time_s)}s" if time_s else "0"
     total = round(time_s)
     units = (
         (f"{total // 86400:,}d", total // 86400),

@@ -11,16 +11,16 @@ below the picture instead of being left out in silence.
 Here are the colours, the style and the SVG. Where things go, and what is folded or left out, is in
 :mod:`flux_flex.simulate.timeline_layout`.
 
-Times are seconds since the start of the timeline. Every name is taken as hostile text: control
-characters go, what is left is cut to a length and escaped.
+Times are seconds since the start of the timeline. Every name is taken as hostile text: what
+cannot be printed is a question mark, and the rest is cut to a length and escaped.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from xml.sax.saxutils import escape
 
+from flux_flex.model.quoting import one_line
 from flux_flex.simulate.timeline_layout import (
     MARGIN,
     PLOT_RIGHT,
@@ -32,14 +32,13 @@ from flux_flex.simulate.timeline_layout import (
     Section,
     Timeline,
     axis_ticks,
-    clean,
     clock,
     in_view,
     job_blocks,
     lay_out,
-    text_width,
 )
-from flux_flex.simulate.timeline_layout import short_number as _n
+from flux_flex.svg_text import box, escaped, fitted, text_element, text_width
+from flux_flex.svg_text import number as _n
 
 __all__ = ["JobBar", "NodeRow", "Timeline", "timeline_svg"]
 
@@ -119,7 +118,7 @@ def timeline_svg(timeline: Timeline) -> str:
         *_axis_svg(page),
         *_bars_svg(timeline, blocks),
         *_legend_svg(timeline, legend_y),
-        *(_text(MARGIN, legend_y + 34 + 18 * i, "note", note) for i, note in enumerate(notes)),
+        *(text_element(MARGIN, legend_y + 34 + 18 * i, "note", n) for i, n in enumerate(notes)),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
@@ -130,19 +129,19 @@ def timeline_svg(timeline: Timeline) -> str:
 
 def _opening(timeline: Timeline, height: float) -> list[str]:
     size = f'width="{_n(WIDTH)}" height="{_n(height)}" viewBox="0 0 {_n(WIDTH)} {_n(height)}"'
-    title = clean(timeline.title, 100)
+    title = one_line(timeline.title, 100)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="ff-timeline" {size} '
-        f'role="img" aria-label="{_escaped(title)}">',
+        f'role="img" aria-label="{escaped(title)}">',
         f"<style>{STYLE}</style>",
         DEFS,
         # Viewers in dark mode would otherwise show dark text on their own dark page.
         f'<rect class="page" width="{_n(WIDTH)}" height="{_n(height)}" fill="#FFFFFF"/>',
-        _text(MARGIN, 38, "title", _fitted(title, WIDTH - 2 * MARGIN, 20)),
+        text_element(MARGIN, 38, "title", fitted(title, WIDTH - 2 * MARGIN, 20)),
     ]
     if timeline.subtitle:
-        subtitle = _fitted(clean(timeline.subtitle, 300), WIDTH - 2 * MARGIN, 13)
-        parts.append(_text(MARGIN, 60, "subtitle", subtitle))
+        subtitle = fitted(one_line(timeline.subtitle, 300), WIDTH - 2 * MARGIN, 13)
+        parts.append(text_element(MARGIN, 60, "subtitle", subtitle))
     return parts
 
 
@@ -154,8 +153,8 @@ def _section_svg(page: Page, section: Section) -> list[str]:
     if section.rented:
         parts += _rented_svg(section.top, foot)
         x += 78
-    heading = _escaped(_fitted(clean(section.heading, 80), 600, 12.5))
-    aside = f'<tspan class="aside" dx="14">{_escaped(section.aside)}</tspan>'
+    heading = escaped(fitted(one_line(section.heading, 80), 600, 12.5))
+    aside = f'<tspan class="aside" dx="14">{escaped(section.aside)}</tspan>'
     parts.append(f'<text class="heading{kind}" x="{_n(x)}" y="{_n(y)}">{heading}{aside}</text>')
     stride = math.ceil(11 / page.heights[section.first])  # names closer than 11 px would overlap
     for i in range(section.first, section.last + 1):
@@ -165,34 +164,34 @@ def _section_svg(page: Page, section: Section) -> list[str]:
 
 def _rented_svg(top: float, foot: float) -> list[str]:
     """What makes rented rows stand out: a warm band, a bracket and a badge."""
-    band = _rect(MARGIN - 12, top, PLOT_RIGHT - MARGIN + 24, foot - top + 4)
+    band = box(MARGIN - 12, top, PLOT_RIGHT - MARGIN + 24, foot - top + 4)
     spine, arm = _n(MARGIN - 2), _n(MARGIN + 4)
     bracket = f"M{arm},{_n(top + 5)} H{spine} V{_n(foot - 1)} H{arm}"
     return [
         f'<rect class="band" {band} rx="4"/>',
         f'<path class="bracket" d="{bracket}"/>',
-        f'<rect class="badge" {_rect(MARGIN + 10, top + 4.5, 60, 15)} rx="7.5"/>',
-        _text(MARGIN + 40, top + 15.5, "badge-text", "RENTED"),
+        f'<rect class="badge" {box(MARGIN + 10, top + 4.5, 60, 15)} rx="7.5"/>',
+        text_element(MARGIN + 40, top + 15.5, "badge-text", "RENTED"),
     ]
 
 
 def _row_svg(page: Page, position: int, *, named: bool) -> list[str]:
     line, top, height = page.lines[position], page.tops[position], page.heights[position]
-    node, label = line.node, clean(line.label, 120)
+    node, label = line.node, one_line(line.label, 120)
     gap = min(1.0, height / 8)
     kind = "row rented" if node.rented else "row local"
-    parts = [f'<g class="{kind}"><title>{_escaped(label)}</title>']
+    parts = [f'<g class="{kind}"><title>{escaped(label)}</title>']
     spans = [("up", node.up_from_s, node.up_until_s)]
     if node.boot_from_s is not None:
         spans.append(("boot", node.boot_from_s, node.up_from_s))
     for name, start_s, end_s in spans:
         x, width = page.x(start_s), page.x(end_s) - page.x(start_s)
         if width > 0:
-            area = _rect(x, top + gap / 2, width, height - gap)
+            area = box(x, top + gap / 2, width, height - gap)
             parts.append(f'<rect class="{name}" {area}/>')
     if named:
-        fitted = _fitted(label, page.left - MARGIN - 16, 11)
-        parts.append(_text(page.left - 8, top + height / 2 + 4, "node", fitted))
+        shown = fitted(label, page.left - MARGIN - 16, 11)
+        parts.append(text_element(page.left - 8, top + height / 2 + 4, "node", shown))
     return [*parts, "</g>"]
 
 
@@ -204,12 +203,12 @@ def _axis_svg(page: Page) -> list[str]:
         parts.append(
             f'<line class="grid" x1="{x}" y1="{_n(page.top)}" x2="{x}" y2="{_n(page.bottom + 5)}"/>'
         )
-        parts.append(_text(centre, page.bottom + 20, "tick", label))
-        parts.append(_text(centre, page.top - 8, "tick", label))
+        parts.append(text_element(centre, page.bottom + 20, "tick", label))
+        parts.append(text_element(centre, page.top - 8, "tick", label))
     for y in (page.top - 2, page.bottom):
         left, right = _n(page.left), _n(PLOT_RIGHT)
         parts.append(f'<line class="axis" x1="{left}" y1="{_n(y)}" x2="{right}" y2="{_n(y)}"/>')
-    parts.append(_text(MARGIN, page.bottom + 20, "aside", "time since the start"))
+    parts.append(text_element(MARGIN, page.bottom + 20, "aside", "time since the start"))
     return [*parts, "</g>"]
 
 
@@ -225,12 +224,12 @@ def _bars_svg(timeline: Timeline, blocks: Sequence[Block]) -> list[str]:
 
 
 def _bar_svg(bar: JobBar, block: Block, colour: str) -> str:
-    area = _rect(block.x, block.y, block.width, block.height)
+    area = box(block.x, block.y, block.width, block.height)
     kind = "bar" + " rented" * bar.rented + " thin" * (block.height < THIN or block.width < THIN)
     ink = _ink(colour)
     inset = 6.0
     parts = [
-        f'<g class="{kind}"><title>{_escaped(_tooltip(bar))}</title>'
+        f'<g class="{kind}"><title>{escaped(_tooltip(bar))}</title>'
         f'<rect {area} rx="{_n(min(2.5, block.height / 4))}" fill="{colour}"/>'
     ]
     if bar.running_before and block.width >= 14 and block.height >= LABEL_HEIGHT - 1:
@@ -238,13 +237,13 @@ def _bar_svg(bar: JobBar, block: Block, colour: str) -> str:
         inset = 15.0
     font = min(12.0, 0.8 * block.height)
     room = block.width - inset - 4
-    label = _fitted(clean(bar.name or bar.job, 80), room, font)
+    label = fitted(one_line(bar.name or bar.job, 80), room, font)
     if block.labelled and label and block.height >= LABEL_HEIGHT:
         # An inner <svg> clips without an id, so that pictures can share a page.
         baseline = _n(block.height / 2 + 0.36 * font)
         parts.append(
             f'<svg {area}><text x="{_n(inset)}" y="{baseline}" '
-            f'style="font-size:{_n(font)}px;fill:{ink}">{_escaped(label)}</text></svg>'
+            f'style="font-size:{_n(font)}px;fill:{ink}">{escaped(label)}</text></svg>'
         )
     return "".join(parts) + "</g>"
 
@@ -257,12 +256,12 @@ def _before(x: float, middle: float, ink: str) -> str:
 
 def _tooltip(bar: JobBar) -> str:
     n_nodes = len(set(bar.nodes))
-    nodes = clean(bar.nodes[0], 60) if n_nodes == 1 else f"{n_nodes:,} nodes"
+    nodes = one_line(bar.nodes[0], 60) if n_nodes == 1 else f"{n_nodes:,} nodes"
     share = "" if bar.share == 1 else f" · {_n(100 * bar.share)}% of each"
     began = "before the start" if bar.running_before else clock(bar.start_s)
     times = f"{began} to {clock(bar.end_s)} ({clock(bar.end_s - bar.start_s)})"
     where = " · rented" if bar.rented else ""
-    return f"{clean(bar.job, 60)} · {clean(bar.name, 80)} · {times} · {nodes}{share}{where}"
+    return f"{one_line(bar.job, 60)} · {one_line(bar.name, 80)} · {times} · {nodes}{share}{where}"
 
 
 def _legend_svg(timeline: Timeline, y: float) -> list[str]:
@@ -280,13 +279,13 @@ def _legend_svg(timeline: Timeline, y: float) -> list[str]:
     parts = ['<g class="legend">']
     x = MARGIN
     for group, look, label in items:
-        parts.append(f'<g class="{group}"><rect {_rect(x, y - 10, 22, 13)} {look}/></g>')
-        parts.append(_text(x + 29, y + 1, "aside", label))
+        parts.append(f'<g class="{group}"><rect {box(x, y - 10, 22, 13)} {look}/></g>')
+        parts.append(text_element(x + 29, y + 1, "aside", label))
         x += 29 + text_width(label, 11) + 20
     if any(bar.running_before for bar in timeline.bars):
-        parts.append(f'<rect {_rect(x, y - 10, 22, 13)} rx="2.5" fill="{colour}"/>')
+        parts.append(f'<rect {box(x, y - 10, 22, 13)} rx="2.5" fill="{colour}"/>')
         parts.append(_before(x, y - 3.5, LIGHT_TEXT))
-        parts.append(_text(x + 29, y + 1, "aside", "running before the start"))
+        parts.append(text_element(x + 29, y + 1, "aside", "running before the start"))
     return [*parts, "</g>"]
 
 
@@ -305,33 +304,7 @@ def _notes(page: Page, timeline: Timeline, left_out: int) -> list[str]:
     return notes
 
 
-# Text
-
-
-def _escaped(text: str) -> str:
-    return escape(text, {'"': "&quot;", "'": "&apos;"})
-
-
-def _fitted(text: str, room: float, font: float) -> str:
-    """``text``, or as much of it as fits in ``room`` px with an ellipsis; empty below 3 signs."""
-    if text_width(text, font) <= room:
-        return text
-    fits = 0
-    used = font  # the ellipsis
-    for ch in text:
-        used += text_width(ch, font)
-        if used > room:
-            break
-        fits += 1
-    return text[:fits].rstrip() + "…" if fits >= 3 else ""
-
-
-def _text(x: float, y: float, kind: str, text: str) -> str:
-    return f'<text class="{kind}" x="{_n(x)}" y="{_n(y)}">{_escaped(text)}</text>'
-
-
-def _rect(x: float, y: float, width: float, height: float) -> str:
-    return f'x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}"'
+# Ink
 
 
 def _ink(colour: str) -> str:

@@ -109,14 +109,13 @@ class InstanceShape:
 class Answers:
     """All that EC2 answered, by instance id and by instance type.
 
-    ``has_instances`` tells "no instance" from "not asked": without describe-instances only hosts
-    that are called by their instance id can be found.
+    Without an answer of describe-instances, ``instances`` is empty, and only hosts that are called
+    by their instance id can be found.
     """
 
     instances: Mapping[str, Ec2Instance] = field(default_factory=dict)
     located: Mapping[str, Located] = field(default_factory=dict)
     shapes: Mapping[str, InstanceShape] = field(default_factory=dict)
-    has_instances: bool = False
 
     def only(self, instance_ids: Iterable[str]) -> Answers:
         """What is said of some instances, and of their types."""
@@ -160,24 +159,23 @@ def read_answers(documents: Iterable[tuple[str, object]]) -> Answers:
     instances: dict[str, Ec2Instance] = {}
     located: dict[str, Located] = {}
     shapes: dict[str, InstanceShape] = {}
-    kinds: set[str] = set()
+    says_where = False
     for place, document in documents:
         record = _object(document, place)
-        known = [key for key in ("Reservations", "Instances", "InstanceTypes") if key in record]
-        if not known:
+        if not record.keys() & {"Reservations", "Instances", "InstanceTypes"}:
             what = "none of the keys Reservations, Instances and InstanceTypes"
             raise BadInput(what, place, f"save the whole output of aws ec2 {TOPOLOGY} as JSON")
-        kinds.update(known)
         if "Reservations" in record:
             read_instances(record, place, instances)
         if "Instances" in record:
             read_topology(record, place, located)
+            says_where = True
         if "InstanceTypes" in record:
             read_types(record, place, shapes)
-    if "Instances" not in kinds:
+    if not says_where:
         what = f"no answer of {TOPOLOGY}, which says where instances sit"
         raise BadInput(what, "", f"add the output of aws ec2 {TOPOLOGY} --output json")
-    return Answers(instances, located, shapes, "Reservations" in kinds)
+    return Answers(instances, located, shapes)
 
 
 def merged(several: Iterable[Answers]) -> Answers:
@@ -187,15 +185,14 @@ def merged(several: Iterable[Answers]) -> Answers:
     since its state and its tags change. Raises BadInput where they disagree on where an instance
     sits, or on what a type has.
     """
-    all_of_them = list(several)
     instances: dict[str, Ec2Instance] = {}
     located: dict[str, Located] = {}
     shapes: dict[str, InstanceShape] = {}
-    for one in all_of_them:
+    for one in several:
         instances.update(one.instances)
         _add(located, one.located, TOPOLOGY)
         _add(shapes, one.shapes, TYPES)
-    return Answers(instances, located, shapes, any(one.has_instances for one in all_of_them))
+    return Answers(instances, located, shapes)
 
 
 def _add(found: dict[str, _T], more: Mapping[str, _T], call: str) -> None:

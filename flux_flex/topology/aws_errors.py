@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flux_flex.errors import BadInput, FlexError
+from flux_flex.model.quoting import one_line
 
 _VANISHED = "InvalidInstanceID.NotFound"
 _UNKNOWN_TYPE = "InvalidInstanceType"
@@ -107,9 +108,7 @@ def code_of(error: Exception) -> str:
 
 def clean(text: str, most: int = 300) -> str:
     """Text from outside as one line that may stand in a message, without passwords in URLs."""
-    text = _USER.sub("://", text)
-    line = "".join(char if char.isprintable() else " " for char in text)
-    return line if len(line) <= most else f"{line[:most]}…"
+    return one_line(_USER.sub("://", text), most)
 
 
 def explained(error: Exception, call: str, region: str) -> FlexError:

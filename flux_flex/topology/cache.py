@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flux_flex.errors import BadInput, FlexError
+from flux_flex.model.quoting import one_line
 from flux_flex.topology.answers import Answers, read_answers
 from flux_flex.topology.aws import Account, Progress, Selection, fetch
 
@@ -99,7 +100,7 @@ def cached_fetch(
     try:
         _write(folder, name, _canonical(document))
     except (OSError, BadInput) as error:
-        reason = str(error).replace("\n", "; ")
+        reason = one_line(str(error).replace("\n", "; "))
         _log.warning("EC2's answer is not kept in %s: %s", folder, reason)
     return Fetched(answers, None)
 

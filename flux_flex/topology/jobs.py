@@ -27,6 +27,7 @@ from flux_flex.errors import FlexError
 from flux_flex.host.flux_instance import FluxInstance
 from flux_flex.host.instance import Instance
 from flux_flex.model.jobid import f58, job_kvs_key, parse_jobid
+from flux_flex.model.quoting import one_line
 from flux_flex.model.rv1 import parse_r
 from flux_flex.topology.site import site_network
 
@@ -42,7 +43,6 @@ KEY = "flex-topology"
 
 # How long the program may take. Flux's own limit for a prolog would fail the job.
 _MOST_S = 60.0
-_LONGEST_LINE = 500
 
 log = logging.getLogger("flux_flex.topology")
 
@@ -115,11 +115,6 @@ def span_document(network: Network) -> dict[str, object]:
         "span": found,
         "unplaced": _unplaced(network),
     }
-
-
-def one_line(error: BaseException) -> str:
-    """An error as a line of a log: what it quotes may be anything."""
-    return "".join(c if c.isprintable() else " " for c in str(error))[:_LONGEST_LINE]
 
 
 def _entry(place: NetworkPlace) -> dict[str, object]:

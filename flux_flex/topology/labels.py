@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from flux_flex.errors import FlexError
 from flux_flex.host.instance import Instance
-from flux_flex.topology.jobs import one_line
+from flux_flex.model.quoting import one_line
 from flux_flex.topology.site import site_network
 
 if TYPE_CHECKING:  # the network brings numpy along, which a site without a topology need not pay

@@ -6,19 +6,20 @@ What does not fit beside each other goes on in the next band, and the more hosts
 smaller are their cells, so 1,000 hosts fit a screen. States are colours and patterns; a job's
 hosts are outlined, and what is above them is dark. Everything has a tooltip.
 
-Every name is taken as hostile text: what cannot be printed goes, what is left is cut and escaped.
-The same input gives the same bytes.
+Every name is taken as hostile text: what cannot be printed is a question mark, and the
+rest is cut and escaped. The same input gives the same bytes.
 """
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from xml.sax.saxutils import escape
 
 from flux_flex.model.network import NetworkPlace
+from flux_flex.model.quoting import one_line
+from flux_flex.svg_text import GLYPH_EM, box, escaped, fitted, text_element, text_width
+from flux_flex.svg_text import number as _n
 from flux_flex.topology.mapping import Network
 from flux_flex.topology.render import (
     STATE_WORDS,
@@ -44,8 +45,6 @@ BAND_GAP = 26.0
 SCREEN = 750.0
 TALL = 1500.0
 
-# A glyph is about this wide, in font sizes: the viewer's font is not known.
-_GLYPH_EM = 0.61
 _BOLD_EM = 0.69
 _LONGEST = 100
 _FONT = 10.5
@@ -105,7 +104,7 @@ def topology_svg(network: Network, standing: Standing, job: PlacedJob | None = N
         *_opening(network, root, job, height),
         *ink.bands(),
         *_legend(root, job, legend_y),
-        *(_text(MARGIN, legend_y + 36 + 18 * i, "note", note) for i, note in enumerate(notes)),
+        *(text_element(MARGIN, legend_y + 36 + 18 * i, "note", n) for i, n in enumerate(notes)),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
@@ -155,7 +154,7 @@ def _lay_out(root: Bough) -> _Page:
     fullest = max((len(bough.hosts) for bough, _ in _branches(root)), default=1)
     depth = max((len(path) for _, path in _branches(root)), default=1)
     longest = max((len(host) for b, _ in _branches(root) for host in b.hosts), default=1)
-    width = min(max(longest * _GLYPH_EM * _FONT + 10, 60.0), 150.0)
+    width = min(max(longest * GLYPH_EM * _FONT + 10, 60.0), 150.0)
     rows = min(max(fullest, 1), 16)
     sizes = [(_Cells(150.0, 18.0, rows, True), 400.0), (_Cells(width, 18.0, rows, True), 900.0)]
     sizes += [(_Cells(side, side, rows, False), SCREEN) for side in (20.0, 17.0, 14.0)]
@@ -262,10 +261,10 @@ class _Ink:
             yield '<g class="band">'
             for depth, layer in enumerate(self._layers):
                 y = top + depth * (BAR + 1)
-                yield _text(PLOT_LEFT - 8, y + 13, "layer", layer)
+                yield text_element(PLOT_LEFT - 8, y + 13, "layer", layer)
                 yield from self._bars(band, depth, y)
             y = top + len(self._layers) * (BAR + 1) + 2
-            yield _text(
+            yield text_element(
                 PLOT_LEFT - 8, y + max(9.0, self._page.cells.height / 2 + 4), "layer", "hosts"
             )
             for column in band:
@@ -284,18 +283,18 @@ class _Ink:
             again = " (continued)" if id(bough) in self._drawn else ""
             self._drawn.add(id(bough))
             contents = _contents(bough)
-            title = f"{bough.kind} {clean(bough.name)}{again} · {contents}"
+            title = f"{bough.kind} {one_line(bough.name, _LONGEST)}{again} · {contents}"
             yield (
-                f'<rect class="{kind}" {_rect(left, y, right - left, BAR)} rx="2">'
-                f"<title>{escape(title)}</title></rect>"
+                f'<rect class="{kind}" {box(left, y, right - left, BAR)} rx="2">'
+                f"<title>{escaped(title)}</title></rect>"
             )
-            name = f"{clean(bough.name)}{again}"
+            name = f"{one_line(bough.name, _LONGEST)}{again}"
             room = right - left - 10
             label = f"{name} · {contents}"
-            em = _BOLD_EM if on else _GLYPH_EM
-            label = label if _text_width(label, em=em) <= room else _fitted(name, room, em=em)
+            em = _BOLD_EM if on else GLYPH_EM
+            label = label if text_width(label, _FONT, em) <= room else fitted(name, room, _FONT, em)
             if label:
-                yield _text(left + 5, y + 12.5, "on" if on else "", label)
+                yield text_element(left + 5, y + 12.5, "on" if on else "", label)
 
     def _cells(self, column: _Column, top: float) -> Iterator[str]:
         size = self._page.cells
@@ -304,28 +303,28 @@ class _Ink:
             state = self._standing.states.get(host, "unknown")
             is_mine = self._mine is not None and host in self._mine
             kind = " mine" if is_mine else " other" if self._mine is not None else ""
-            area = _rect(column.x, y, size.width, size.height)
+            area = box(column.x, y, size.width, size.height)
             yield (
                 f'<rect class="cell {state}{kind}" {area}>'
-                f"<title>{escape(self._tooltip(self._places[host]))}</title></rect>"
+                f"<title>{escaped(self._tooltip(self._places[host]))}</title></rect>"
             )
             if not size.labelled:
                 continue
-            em = _BOLD_EM if is_mine else _GLYPH_EM
-            label = _fitted(clean(host), size.width - 8, em=em)
+            em = _BOLD_EM if is_mine else GLYPH_EM
+            label = fitted(one_line(host, _LONGEST), size.width - 8, _FONT, em)
             ink = "" if kind == " other" else _INK.get(state, "")
-            yield _text(column.x + 4, y + 12.5, f"{ink}{kind}".strip(), label)
+            yield text_element(column.x + 4, y + 12.5, f"{ink}{kind}".strip(), label)
 
     def _tooltip(self, place: NetworkPlace) -> str:
         standing, host = self._standing, place.host
         block = place.capacity_block
         words = [
-            clean(host),
-            clean(place.instance_id),
-            clean(place.instance_type),
+            one_line(host, _LONGEST),
+            one_line(place.instance_id, _LONGEST),
+            one_line(place.instance_type, _LONGEST),
             STATE_WORDS.get(standing.states.get(host, ""), "state unknown"),
             jobs_words(standing.jobs.get(host, ())),
-            f"capacity block {clean(block)}" if block else "",
+            f"capacity block {one_line(block, _LONGEST)}" if block else "",
         ]
         return " · ".join(word for word in words if word)
 
@@ -340,7 +339,7 @@ def _opening(network: Network, root: Bough, job: PlacedJob | None, height: float
             counted(sum(map(len, tree.layers)), "network node"),
         ]
     )
-    subtitle = clean(span_words(job, tree), 400) if job else _contents(root)
+    subtitle = one_line(span_words(job, tree), 400) if job else _contents(root)
     return [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="ff-topology" {size} role="img" '
         f'aria-label="{title}">',
@@ -348,8 +347,8 @@ def _opening(network: Network, root: Bough, job: PlacedJob | None, height: float
         _DEFS,
         # Viewers in dark mode would otherwise show dark text on their own dark page.
         f'<rect class="page" width="{_n(WIDTH)}" height="{_n(height)}" fill="#FFFFFF"/>',
-        _text(MARGIN, 38, "title", title),
-        _text(MARGIN, 60, "subtitle", _fitted(subtitle, WIDTH - 2 * MARGIN, 13)),
+        text_element(MARGIN, 38, "title", title),
+        text_element(MARGIN, 60, "subtitle", fitted(subtitle, WIDTH - 2 * MARGIN, 13)),
     ]
 
 
@@ -363,7 +362,7 @@ def _legend(root: Bough, job: PlacedJob | None, y: float) -> list[str]:
         if count:
             label = f"{words} ({count:,})"
             parts += _entry(x, y, kind, label)
-            x += 34 + _text_width(label, 12)
+            x += 34 + text_width(label, 12)
     if job:
         parts += _entry(x, y, "none mine", f"of the job ({len(job.hosts):,})")
     return [*parts, "</g>"]
@@ -371,8 +370,8 @@ def _legend(root: Bough, job: PlacedJob | None, y: float) -> list[str]:
 
 def _entry(x: float, y: float, kind: str, label: str) -> list[str]:
     return [
-        f'<rect class="cell {kind}" {_rect(x, y, 14, 14)}/>',
-        _text(x + 20, y + 11.5, "legend", label),
+        f'<rect class="cell {kind}" {box(x, y, 14, 14)}/>',
+        text_element(x + 20, y + 11.5, "legend", label),
     ]
 
 
@@ -381,7 +380,7 @@ def _notes(network: Network) -> list[str]:
     for what, hosts in (("unknown", network.unmapped), ("claimed twice", tuple(network.claimed))):
         if hosts:
             said = f"{counted(len(hosts), 'host')} not drawn, place {what}: {hostlist(hosts, 100)}"
-            notes.append(clean(said, 160))
+            notes.append(one_line(said, 160))
     return notes
 
 
@@ -389,45 +388,3 @@ def _contents(bough: Bough) -> str:
     leaves = f"{counted(bough.leaves, 'leaf')}, " if bough.boughs and bough.leaves else ""
     states = ", ".join(text for text, _ in state_counts(bough.states))
     return f"{leaves}{counted(bough.n_hosts, 'host')}{f': {states}' if states else ''}"
-
-
-# -- text and numbers ----------------------------------------------------------------------------
-
-
-def clean(text: str, limit: int = _LONGEST) -> str:
-    """The text without what cannot be printed, which XML may not hold either, and cut."""
-    shown = "".join(ch if ch.isprintable() else " " * ch.isspace() for ch in text[: 4 * limit])
-    return shown if len(shown) <= limit and len(text) <= 4 * limit else f"{shown[: limit - 1]}…"
-
-
-def _text(x: float, y: float, kind: str, text: str) -> str:
-    mark = f' class="{kind}"' if kind else ""
-    return f'<text{mark} x="{_n(x)}" y="{_n(y)}">{escape(text)}</text>'
-
-
-def _fitted(text: str, room: float, font: float = _FONT, em: float = _GLYPH_EM) -> str:
-    """As much of the text as has room, in px; nothing where that says nothing."""
-    if _text_width(text, font, em) <= room:
-        return text
-    kept = ""
-    left = room - font
-    for ch in text:
-        left -= _text_width(ch, font, em)
-        if left < 0:
-            break
-        kept += ch
-    return f"{kept}…" if len(kept) >= 4 else ""
-
-
-def _text_width(text: str, font: float = _FONT, em: float = _GLYPH_EM) -> float:
-    wide = 0 if text.isascii() else sum(unicodedata.east_asian_width(ch) in "WF" for ch in text)
-    return font * (em * len(text) + (1 - em) * wide)
-
-
-def _rect(x: float, y: float, width: float, height: float) -> str:
-    return f'x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}"'
-
-
-def _n(number: float) -> str:
-    """A number with at most two decimals."""
-    return f"{number:.2f}".rstrip("0").rstrip(".")

@@ -21,7 +21,7 @@ from flux_flex.host.flux_instance import FluxInstance
 from flux_flex.host.instance import Instance
 from flux_flex.model.jobid import f58, parse_jobid
 from flux_flex.usernetes.keeping import is_kept, keep, remove_expired
-from flux_flex.usernetes.program import MEMO, ignore_signals, log_to, one_line
+from flux_flex.usernetes.program import MEMO, error_line, ignore_signals, log_to
 from flux_flex.usernetes.state import Record, State
 from flux_flex.usernetes.teardown import tear_down
 
@@ -44,7 +44,7 @@ def main() -> int:
         left = clean_up(state, jobid, config, connect)
         remove_expired(state, config, connect)
     except FlexError as error:
-        log.error("%s", one_line(error))
+        log.error("%s", error_line(error))
         return 1
     for line in left:
         log.error("left behind: %s", line)

@@ -10,11 +10,15 @@ from types import FrameType
 from typing import NoReturn, TextIO
 
 from flux_flex.errors import FlexError
+from flux_flex.model.quoting import one_line
 
 # Where `flux jobs -o "{user.flex.usernetes}"` finds the cluster's state.
 MEMO = "flex.usernetes"
 # The eventlog, beside what else the job has in the KVS (RFC 16).
 KEY = "flex-usernetes"
+
+# More than an exception of a job needs to say, and less than fills a log.
+_LONGEST_LINE = 1200
 
 _CANCELLING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -30,11 +34,11 @@ class TooLate(Cancelled):
     """The time for the whole bring-up is over."""
 
 
-def one_line(error: FlexError) -> str:
+def error_line(error: FlexError) -> str:
     """An error as it stands in a log or in an exception of the job."""
     where = f"{error.where}: " if error.where else ""
     remedy = f"; {error.remedy}" if error.remedy else ""
-    return "".join(c if c.isprintable() else " " for c in f"{where}{error.what}{remedy}")
+    return one_line(f"{where}{error.what}{remedy}", _LONGEST_LINE)
 
 
 def log_to(stream: TextIO) -> None:

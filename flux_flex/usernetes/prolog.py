@@ -40,9 +40,9 @@ from flux_flex.usernetes.program import (
     MEMO,
     Cancelled,
     TooLate,
+    error_line,
     ignore_signals,
     log_to,
-    one_line,
     signals_raise,
     time_limit,
 )
@@ -102,7 +102,7 @@ def _serve() -> int:
             return 0
         return run(task, instance)
     except (FlexError, OSError, ValueError) as error:
-        text = one_line(error) if isinstance(error, FlexError) else clean_line(str(error))
+        text = error_line(error) if isinstance(error, FlexError) else clean_line(str(error))
         return refuse(instance, jobid, text)
 
 
@@ -228,7 +228,7 @@ def _tell(instance: Instance, cluster: Cluster, text: str) -> None:
 
 def _said(error: BaseException) -> str:
     if isinstance(error, FlexError):
-        return one_line(error)
+        return error_line(error)
     return clean_line(str(error) or type(error).__name__)
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flux_flex.errors import FlexError
+from flux_flex.model.quoting import one_line, uncoloured
 from flux_flex.usernetes.account import Account
 
 PROJECT_VARIABLE = "COMPOSE_PROJECT_NAME"
@@ -128,9 +129,8 @@ def last_lines(log: int, began: int) -> list[str]:
 
 def clean_line(line: str) -> str:
     """A line of somebody's output as it may stand in an exception or a log of the instance."""
-    plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line)
-    shown = "".join(c if c.isprintable() else " " for c in plain).strip()
-    return _TOKEN.sub("<token>", shown)[:_LONGEST_LINE]
+    # Before anything is cut off or put in: half a token is a token that is not found.
+    return one_line(_TOKEN.sub("<token>", uncoloured(line)), _LONGEST_LINE)
 
 
 def _ending(code: int) -> str:

@@ -30,8 +30,8 @@ from flux_flex.usernetes.node import LOG, Cluster
 from flux_flex.usernetes.program import (
     KEY,
     Cancelled,
+    error_line,
     ignore_signals,
-    one_line,
     signals_raise,
 )
 from flux_flex.usernetes.prolog import Task, run
@@ -58,7 +58,7 @@ def main() -> int:
         try:
             return _COMMANDS[options.command](options)
         except FlexError as error:
-            say(failed=one_line(error))
+            say(failed=error_line(error))
         except Cancelled as error:
             say(failed=str(error))
     return 1

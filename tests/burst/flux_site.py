@@ -16,14 +16,14 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
+from burst_processes import LONG_S, processes_of
 
 from flux_flex.cli import main
 
@@ -31,8 +31,6 @@ ROOT = Path(__file__).parents[2]
 MODULE = ROOT / "etc" / "flux" / "modules" / "flex-burst.py"
 HERE = socket.gethostname()
 NOTHING: Mapping[str, str] = {}
-# Time for a machine that has other things to do.
-LONG_S = 60.0
 
 EASY = '[sched-fluxion-qmanager]\nqueue-policy = "easy"\n'
 FCFS = '[sched-fluxion-qmanager]\nqueue-policy = "fcfs"\n'
@@ -87,13 +85,6 @@ def absence(scheduler: str = EASY) -> str:
     if scheduler is not SIMPLE and not any(modules):
         return "this Flux has no fluxion: install flux-sched"
     return ""
-
-
-def eventually(condition: Callable[[], bool], what: str = "") -> None:
-    deadline = time.monotonic() + LONG_S
-    while not condition():
-        assert time.monotonic() < deadline, f"it does not come to that: {what}"
-        time.sleep(0.05)
 
 
 class Site:
@@ -243,17 +234,7 @@ class Site:
 
     def processes(self, *below: str) -> set[int]:
         """All processes that have the folder in their command or environment, and live."""
-        mark, found = os.fsencode(self.folder.joinpath(*below)) + b"/", set()
-        for pid in filter(str.isdecimal, os.listdir("/proc")):
-            try:
-                said = Path(f"/proc/{pid}/cmdline").read_bytes()
-                said += Path(f"/proc/{pid}/environ").read_bytes()
-                state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-            except (OSError, IndexError):
-                continue
-            if mark in said and state not in "ZX":
-                found.add(int(pid))
-        return found
+        return processes_of(self.folder.joinpath(*below))
 
     def close(self) -> None:
         try:

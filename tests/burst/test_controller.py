@@ -12,6 +12,7 @@ from flux_flex.burst.calls import Inline
 from flux_flex.burst.config import Limits
 from flux_flex.burst.ledger import KEY, State
 from flux_flex.burst.providers import Observed, Phase
+from flux_flex.errors import FlexError
 from flux_flex.host.instance import JobState
 from flux_flex.model.rv1 import ResourceSet
 
@@ -435,6 +436,19 @@ def test_what_the_ledger_does_not_know_is_released() -> None:
     world.controller = world.started()
     world.run(300)
     assert not world.provider.rented
+
+
+def test_what_a_provider_complains_of_cannot_steer_who_reads_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse() -> None:
+        raise FlexError("\x1b[31mno\n\u202eanswer\x07")
+
+    world = World()
+    monkeypatch.setattr(world.provider, "observe", refuse)
+    world.submit(4)
+    world.run(60)
+    assert {line.partition(" what it has: ")[2] for line in caplog.messages} == {"no ?answer?"}
 
 
 # -- crashes --------------------------------------------------------------------------------

@@ -10,12 +10,12 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from burst_processes import eventually
 
 from flux_flex.burst.catalog import NodeType
 from flux_flex.burst.providers import Observed, Phase, Rental, fluxburst
@@ -85,13 +85,6 @@ def site(tmp_path: Path) -> Iterator[Site]:
         session = fluxburst._Child(made.rundir / BURST / verb).session
         if session is not None and session.is_alive:
             os.killpg(session.pid, signal.SIGKILL)
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it does not come to that"
-        time.sleep(0.02)
 
 
 def seen(provider: FluxBurstProvider) -> Observed:
@@ -360,6 +353,16 @@ def crash(*_: object) -> None:
     raise Crash
 
 
+@pytest.fixture
+def never_started(site: Site, monkeypatch: pytest.MonkeyPatch) -> FluxBurstProvider:
+    """A provider that finds a burst whose record was written when our process died."""
+    with monkeypatch.context() as patch:
+        patch.setattr(fluxburst, "gated", crash)
+        with pytest.raises(Crash):
+            site.provider().request(RENTAL)
+    return site.provider()
+
+
 def test_the_plugin_runs_on_when_we_die_and_is_found_again(site: Site) -> None:
     code = (
         "import os, sys; sys.path[:0] = sys.argv[1:3]\n"
@@ -377,13 +380,9 @@ def test_the_plugin_runs_on_when_we_die_and_is_found_again(site: Site) -> None:
 
 
 def test_what_was_written_down_and_never_started_is_started(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site, never_started: FluxBurstProvider
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(fluxburst, "gated", crash)
-        with pytest.raises(Crash):
-            site.provider().request(RENTAL)
-    provider = site.provider()
+    provider = never_started
     assert seen(provider).phase is Phase.COMING
     provider.request(RENTAL)
     eventually(lambda: seen(provider).phase is Phase.READY)
@@ -391,13 +390,9 @@ def test_what_was_written_down_and_never_started_is_started(
 
 
 def test_what_was_never_started_is_taken_away_without_the_plugin(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site, never_started: FluxBurstProvider
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(fluxburst, "gated", crash)
-        with pytest.raises(Crash):
-            site.provider().request(RENTAL)
-    provider = site.provider()
+    provider = never_started
     provider.release(BURST)
     assert provider.observe() == []
     assert site.calls == []

@@ -13,11 +13,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from burst_processes import eventually, processes_of
 
 from flux_flex.burst.bootstrap import Lead, follower_toml, hosts_of, with_cores
 from flux_flex.burst.catalog import NodeType
@@ -43,28 +43,6 @@ exec sleep 300
 """
 STUBBORN = STEADY.replace("exec sleep 300", "trap '' TERM\nsleep 300 &\nwait; wait")
 FAILING = "#!/bin/sh\necho first\necho broker.err: no such port >&2\nexit 1\n"
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it does not come to that"
-        time.sleep(0.01)
-
-
-def processes_of(folder: Path) -> set[int]:
-    """All processes that have the folder in their command or environment and have not ended."""
-    mark, found = os.fsencode(folder), set()
-    for pid in filter(str.isdecimal, os.listdir("/proc")):
-        try:
-            said = Path(f"/proc/{pid}/cmdline").read_bytes()
-            said += Path(f"/proc/{pid}/environ").read_bytes()
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except (OSError, IndexError):
-            continue
-        if mark in said and state not in "ZX":
-            found.add(int(pid))
-    return found
 
 
 @pytest.fixture

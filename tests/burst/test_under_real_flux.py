@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from flux_site import EASY, HERE, MODULE, SIMPLE, Site, eventually, needs_module_python, opened
+from burst_processes import eventually
+from flux_site import EASY, HERE, MODULE, SIMPLE, Site, needs_module_python, opened
 
 pytestmark = pytest.mark.flux
 

@@ -5,41 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import pytest
-
-from flux_flex.errors import FlexError
 from flux_flex.match import open_matcher
-from flux_flex.match.fluxion_library import open_library
 from flux_flex.match.matcher import Matcher
 from flux_flex.model.graph import ResourceGraph
 from flux_flex.model.idset import format_idset
 from flux_flex.model.rv1 import parse_r
 
 Open = Callable[[ResourceGraph, str], Matcher]
-
-
-def absence() -> str:
-    """ "" where libreapi_cli is found, else why not."""
-    try:
-        open_library()
-    except FlexError as error:
-        return error.what
-    return ""
-
-
-ABSENCE = absence()
-RELEVANT = [
-    "embedded",
-    pytest.param(
-        "fluxion",
-        marks=[
-            pytest.mark.flux,
-            pytest.mark.skipif(
-                bool(ABSENCE), reason=f"{ABSENCE}: name libreapi_cli.so in FLUX_FLEX_LIBREAPI"
-            ),
-        ],
-    ),
-]
 
 
 def opened(name: str) -> Open:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engines import ABSENCE
+from fluxion_library_here import NEEDS_FLUXION
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from match_help import ask, slot, spec
@@ -28,13 +28,9 @@ JOBSPECS = ("one-container", "two-containers", "shared")
 FLUXION = pytest.param(
     FluxionMatcher,
     id="fluxion",
-    marks=[
-        pytest.mark.flux,
-        pytest.mark.skipif(
-            bool(ABSENCE), reason=f"{ABSENCE}: name libreapi_cli.so in FLUX_FLEX_LIBREAPI"
-        ),
-    ],
+    marks=NEEDS_FLUXION,
 )
+ONLY_FLUXION = pytest.mark.parametrize("engine", [FLUXION])
 ENGINES = pytest.mark.parametrize("engine", [pytest.param(EmbeddedMatcher, id="embedded"), FLUXION])
 
 
@@ -364,12 +360,13 @@ def test_reservations_are_never_of_what_is_held_by_another_path(
         assert held_twice(graph, running) == ""
 
 
-@pytest.mark.flux
-@pytest.mark.skipif(bool(ABSENCE), reason=f"{ABSENCE}: name libreapi_cli.so in FLUX_FLEX_LIBREAPI")
+@ONLY_FLUXION
 @settings(max_examples=25, deadline=None)
-@given(graphs, st.lists(requests, max_size=4))
-def test_fluxion_gives_nothing_twice(graph: ResourceGraph, asked: list[dict[str, Any]]) -> None:
-    matcher = FluxionMatcher(graph, "low")
+@given(graph=graphs, asked=st.lists(requests, max_size=4))
+def test_fluxion_gives_nothing_twice(
+    engine: type[FluxionMatcher], graph: ResourceGraph, asked: list[dict[str, Any]]
+) -> None:
+    matcher = engine(graph, "low")
     got: list[Match] = []
     for request in asked:
         try:

@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from engines import RELEVANT, Open
+from engines import Open
+from fluxion_library_here import ENGINES
 from match_help import ask, cores, names, nodes, plant, slot, spec, whole_nodes
 
 from flux_flex.errors import BadInput, Busy, Unsatisfiable
@@ -14,7 +15,7 @@ from flux_flex.model.graph import ResourceGraph
 from flux_flex.model.jobspec import parse_jobspec
 from flux_flex.model.rv1 import RankResources, ResourceSet
 
-pytestmark = pytest.mark.parametrize("engine", RELEVANT, indirect=True)
+pytestmark = pytest.mark.parametrize("engine", ENGINES, indirect=True)
 
 
 def r_of(rank: int, *ids: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines import ABSENCE
+from fluxion_library_here import NEEDS_FLUXION
 from match_help import ask, cores, spec, whole_nodes
 
 from flux_flex.errors import BadInput, Busy, FlexError, Unsatisfiable
@@ -29,12 +29,7 @@ from flux_flex.model.rv1 import RankResources, ResourceSet
 GOLDEN = Path(__file__).parents[1] / "golden" / "fluxion-matches.jsonl.gz"
 
 
-pytestmark = [
-    pytest.mark.flux,
-    pytest.mark.skipif(
-        bool(ABSENCE), reason=f"{ABSENCE}: name libreapi_cli.so in FLUX_FLEX_LIBREAPI"
-    ),
-]
+pytestmark = NEEDS_FLUXION
 
 
 def sockets(nodes: int = 2) -> ResourceGraph:

@@ -9,14 +9,15 @@ import json
 from typing import Any
 
 import pytest
-from engines import RELEVANT, Open, ranks_of
+from engines import Open, ranks_of
+from fluxion_library_here import ENGINES
 from match_help import ask, cores, nodes, plant, slot, spec, whole_nodes
 
 from flux_flex.errors import BadInput, Busy
 from flux_flex.model.jgf import jgf_document
 from flux_flex.model.rv1 import RankResources, ResourceSet
 
-pytestmark = pytest.mark.parametrize("engine", RELEVANT, indirect=True)
+pytestmark = pytest.mark.parametrize("engine", ENGINES, indirect=True)
 
 
 def r_of(*ranks: int) -> dict[str, Any]:

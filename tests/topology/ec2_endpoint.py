@@ -356,6 +356,9 @@ class Endpoint:
         return self._indexes[name]
 
 
+Start = Callable[..., Endpoint]
+
+
 class _Handler(BaseHTTPRequestHandler):
     endpoint: Endpoint
     protocol_version = "HTTP/1.1"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fluxion_library_here import ENGINES
 from topology_site import (
-    ENGINES,
     EXAMPLES,
     HOSTS,
     network,

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore import exceptions as raised
-from ec2_endpoint import Endpoint, Fault, Machine, cluster, isolate
+from ec2_endpoint import Fault, Machine, Start, cluster
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,26 +22,6 @@ ACTIONS = ("DescribeInstances", "DescribeInstanceTopology", "DescribeInstanceTyp
 CALLS = ("describe-instances", "describe-instance-topology", "describe-instance-types")
 
 WHOLE_REGION = Selection()
-
-Start = Callable[..., Endpoint]
-
-
-@pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    isolate(monkeypatch, "http://127.0.0.1:9")
-    return monkeypatch
-
-
-@pytest.fixture
-def start(environment: pytest.MonkeyPatch) -> Iterator[Start]:
-    with ExitStack() as stack:
-
-        def started(machines: list[Machine] | None = None, **keys: Any) -> Endpoint:
-            ec2 = stack.enter_context(Endpoint(machines or cluster(3), **keys))
-            environment.setenv("AWS_ENDPOINT_URL", ec2.url)
-            return ec2
-
-        yield started
 
 
 def refusal(selection: Selection = WHOLE_REGION, **keys: Any) -> FlexError:

@@ -31,7 +31,6 @@ def answers(name: str = "compute0") -> Answers:
         {one: Ec2Instance(one, "p5.48xlarge", "running", "ip-1.ec2.internal", "10.0.0.1", name)},
         {one: Located(one, "p5.48xlarge", ("nn-1", "nn-2"), "us-east-2b", "use2-az2", "blue")},
         {"p5.48xlarge": InstanceShape("p5.48xlarge", 96, 8, 2_097_152)},
-        has_instances=True,
     )
 
 
@@ -109,7 +108,7 @@ def with_another(kind: str, state: str) -> Answers:
     """The usual answers, and one more instance, which has no place."""
     usual, two = answers(), "i-0123456789abcdef2"
     more = Ec2Instance(two, kind, state, "", "10.0.0.2", "compute2")
-    return Answers({**usual.instances, two: more}, usual.located, usual.shapes, has_instances=True)
+    return Answers({**usual.instances, two: more}, usual.located, usual.shapes)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +116,7 @@ def with_another(kind: str, state: str) -> Answers:
     [
         (with_another("p5.48xlarge", "running"), 60),
         (with_another("t3.micro", "pending"), 60),
-        (Answers(answers().instances, {}, {}, has_instances=True), 60),
+        (Answers(answers().instances, {}, {}), 60),
         (with_another("t3.micro", "running"), 3600),
         (with_another("p5.48xlarge", "stopped"), 3600),
     ],

@@ -12,7 +12,7 @@ import pytest
 from flux_flex.model.network import NetworkPlace
 from flux_flex.topology.mapping import Network
 from flux_flex.topology.standing import EMPTY, STATES, HostState, Standing, placed_job
-from flux_flex.topology.svg import WIDTH, clean, topology_svg
+from flux_flex.topology.svg import WIDTH, topology_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = "]]><script>&\"'\x1b[31m\u202e\ufffe\ud800\x00" + "x" * 10_000
@@ -184,9 +184,3 @@ def test_the_picture_asks_for_nothing_from_outside() -> None:
     assert set(re.findall(r"url\(([^)]*)\)", svg)) <= {"#ff-partly", "#ff-drained"}
     assert "<script" not in svg
     assert "href" not in svg
-
-
-def test_cleaned_text_is_printable_and_cut() -> None:
-    assert clean("a\tb\x1bc") == "a bc"
-    assert clean("x" * 500, 10) == "x" * 9 + "…"
-    assert len(clean("\x00" * 500 + "x", 10)) <= 10

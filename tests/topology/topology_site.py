@@ -6,10 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from flux_flex.errors import FlexError
-from flux_flex.match.fluxion_library import open_library
 from flux_flex.model.network import NetworkPlace
 from flux_flex.topology.answers import Answers, InstanceShape, read_answers
 from flux_flex.topology.mapping import Network, network_of_hosts
@@ -43,27 +39,3 @@ def place(host: str, *above: str, zone: str = "us-east-2b", **more: str) -> Netw
 
 def network(*places: NetworkPlace, cores: int = 2, gpus: int = 0, memory: int = 0) -> Network:
     return Network(places, shapes={"t": InstanceShape("t", cores, gpus, memory)})
-
-
-def without_fluxion() -> str:
-    """Why fluxion cannot be asked here; empty where it can."""
-    try:
-        open_library()
-    except FlexError as error:
-        return error.what
-    return ""
-
-
-ABSENCE = without_fluxion()
-ENGINES = [
-    "embedded",
-    pytest.param(
-        "fluxion",
-        marks=[
-            pytest.mark.flux,
-            pytest.mark.skipif(
-                bool(ABSENCE), reason=f"{ABSENCE}: name libreapi_cli.so in FLUX_FLEX_LIBREAPI"
-            ),
-        ],
-    ),
-]

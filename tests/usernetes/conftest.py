@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,3 +17,12 @@ def site(tmp_path: Path) -> Iterator[Site]:
     made = Site(tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A socket that is bound to nothing yet, and is closed after the test."""
+    with closing(socket.socket()) as taken:
+        # Connections of earlier tests may linger on the same number.
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        yield taken

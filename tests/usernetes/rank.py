@@ -27,7 +27,7 @@ def run_prolog(jobid: int, rank: int) -> int:
         task = prolog.task_of(instance, jobid, rank=rank, uid=uid, owner=owner)
         return prolog.run(task, instance) if task is not None else 0
     except FlexError as error:
-        return prolog.refuse(instance, jobid, program.one_line(error))
+        return prolog.refuse(instance, jobid, program.error_line(error))
 
 
 def run_epilog(jobid: int) -> int:

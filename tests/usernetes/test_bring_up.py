@@ -8,8 +8,6 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -388,13 +386,6 @@ def test_a_failure_before_the_engine_was_asked_needs_no_engine_to_undo(site: Sit
     assert site.prologs(JOBID, 1, epilogs=False) == [1]
     assert "prepare: " in site.exceptions(JOBID)[0]
     assert site.left() == []
-
-
-@pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    with closing(socket.socket()) as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        yield taken
 
 
 def test_a_port_taken_between_lease_and_use_is_replaced(

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -199,14 +199,6 @@ def test_cancelled_while_compose_is_at_work_the_prolog_undoes_it(site: DockerSit
     assert [one for one in site.left() if not one.startswith("record")] == []
     assert site.epilogs(JOBID, 2) == [0, 0]
     assert site.left() == []
-
-
-@pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    with closing(socket.socket()) as taken:
-        # Connections of earlier tests may linger on the same number.
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        yield taken
 
 
 def test_a_port_taken_between_lease_and_use_is_replaced(

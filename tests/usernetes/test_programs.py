@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -30,6 +30,9 @@ class Broker(MemoryInstance):
 
     def attribute(self, name: str) -> str | None:
         return self.attributes.get(name)
+
+
+RunWhole = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
@@ -114,66 +117,60 @@ def test_an_epilog_that_leaves_something_says_so_and_ends_with_one(
     assert [one for one in site.left() if not one.startswith("key")] == []
 
 
-def run_whole(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
-) -> tuple[int, str]:
-    monkeypatch.setattr("sys.argv", ["whole", *words])
-    code = whole.main()
-    return code, capsys.readouterr().out
+@pytest.fixture
+def run_whole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunWhole:
+    """Runs a command for a whole instance: its exit code, and what it alone printed."""
+
+    def run(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["whole", *words])
+        capsys.readouterr()
+        code = whole.main()
+        return code, capsys.readouterr().out
+
+    return run
 
 
 def test_a_whole_instance_comes_up_is_shown_and_goes(
-    site: Site,
-    broker: Broker,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    site: Site, broker: Broker, run_whole: RunWhole
 ) -> None:
     broker.attributes["jobid"] = f58(JOBID)
-    code, said = run_whole(monkeypatch, capsys, "up", "--run", "x")
+    code, said = run_whole("up", "--run", "x")
     assert code == 0, said
     assert '"step": "prepare"' in said
     assert f"usernetes-{f58(JOBID).lower()}/kubeconfig" in said.encode().decode("unicode_escape")
     assert broker.jobs() == []
-    code, said = run_whole(monkeypatch, capsys, "up", "--run", "x")
+    code, said = run_whole("up", "--run", "x")
     assert code == 1
     assert "it has been brought up already" in said
-    code, said = run_whole(monkeypatch, capsys, "clean")
+    code, said = run_whole("clean")
     assert (code, said) == (0, "")  # nobody's job, so nothing that is over
-    assert '"phase": "up"' in run_whole(monkeypatch, capsys, "status")[1]
-    code, said = run_whole(monkeypatch, capsys, "down")
+    assert '"phase": "up"' in run_whole("status")[1]
+    code, said = run_whole("down")
     assert code == 0
     assert '"left": []' in said
     assert site.left() == []
 
 
 def test_only_the_first_rank_of_a_host_speaks_for_it(
-    site: Site,
-    broker: Broker,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    site: Site, broker: Broker, run_whole: RunWhole
 ) -> None:
     broker._resources = r_of(["n0", "n0"])
-    assert run_whole(monkeypatch, capsys, "up", "--nodes", "1", "--run", "x")[0] == 0
+    assert run_whole("up", "--nodes", "1", "--run", "x")[0] == 0
     for rank, shown in ((0, True), (1, False)):
         broker.at_rank = rank
-        assert bool(run_whole(monkeypatch, capsys, "status")[1]) is shown
-        assert bool(run_whole(monkeypatch, capsys, "logs")[1]) is False  # paper says nothing
-    assert (
-        run_whole(monkeypatch, capsys, "up", "--nodes", "1", "--run", "x")[0] == 0
-    )  # rank 1 is no member
+        assert bool(run_whole("status")[1]) is shown
+        assert bool(run_whole("logs")[1]) is False  # paper says nothing
+    assert run_whole("up", "--nodes", "1", "--run", "x")[0] == 0  # rank 1 is no member
     broker.at_rank = 0
-    assert run_whole(monkeypatch, capsys, "down")[0] == 0
+    assert run_whole("down")[0] == 0
     assert site.left() == []
 
 
 def test_a_failing_step_of_a_whole_instance_is_said_and_undone(
-    site: Site,
-    broker: Broker,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    site: Site, broker: Broker, run_whole: RunWhole
 ) -> None:
     site.faults("kubeconfig fail")
-    code, said = run_whole(monkeypatch, capsys, "up", "--run", "x")
+    code, said = run_whole("up", "--run", "x")
     assert code == 1
     assert "n0 (rank 0): kubeconfig: exit code 2" in said
     assert site.left() == []
@@ -181,19 +178,15 @@ def test_a_failing_step_of_a_whole_instance_is_said_and_undone(
 
 
 def test_clean_takes_away_what_jobs_left_that_are_over(
-    site: Site,
-    broker: Broker,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    site: Site, broker: Broker, monkeypatch: pytest.MonkeyPatch, run_whole: RunWhole
 ) -> None:
     asking(broker)
     assert prolog.main() == 0
-    capsys.readouterr()
     # The prolog of the record is this process, which lives; another one's would be over.
     monkeypatch.setattr(whole, "is_alive", lambda record: False)
-    assert run_whole(monkeypatch, capsys, "clean") == (0, "")
+    assert run_whole("clean") == (0, "")
     broker.finish(JOBID)
-    code, said = run_whole(monkeypatch, capsys, "clean")
+    code, said = run_whole("clean")
     assert code == 0
     assert '"left": []' in said
     assert site.left() == []
@@ -225,31 +218,25 @@ def test_a_cluster_of_a_job_that_is_over_goes_with_the_next_one_that_asks(
 
 
 def test_a_whole_instance_leaves_the_clusters_of_others_alone(
-    site: Site,
-    broker: Broker,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    site: Site, broker: Broker, monkeypatch: pytest.MonkeyPatch, run_whole: RunWhole
 ) -> None:
-    assert run_whole(monkeypatch, capsys, "up", "--run", "a")[0] == 0
+    assert run_whole("up", "--run", "a")[0] == 0
     monkeypatch.setattr(Broker, "identity", lambda self: "4567cdef")
-    assert run_whole(monkeypatch, capsys, "down") == (0, "")
-    assert run_whole(monkeypatch, capsys, "clean") == (0, "")
-    assert run_whole(monkeypatch, capsys, "up", "--run", "b")[0] == 0
+    assert run_whole("down") == (0, "")
+    assert run_whole("clean") == (0, "")
+    assert run_whole("up", "--run", "b")[0] == 0
     assert len(list(State.open().records())) == 2
-    assert run_whole(monkeypatch, capsys, "clean", "--all")[0] == 0
+    assert run_whole("clean", "--all")[0] == 0
     assert site.left() == []
 
 
 def test_a_key_that_nobody_can_be_asked_to_remove_is_named(
-    site: Site,
-    broker: Broker,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    site: Site, broker: Broker, monkeypatch: pytest.MonkeyPatch, run_whole: RunWhole
 ) -> None:
     asking(broker)
     assert prolog.main() == 0
     monkeypatch.setattr(whole, "_instance", lambda: None)
-    code, said = run_whole(monkeypatch, capsys, "clean", "--all")
+    code, said = run_whole("clean", "--all")
     assert code == 1
     assert "no Flux instance here" in said
     assert epilog.main() == 0

@@ -1,7 +1,7 @@
 """The whole under a real Flux: ``flux start -s4``, its own perilog plugin, a real engine.
 
 Run them with ``make test-flux``. The instance is the user's own, so prolog and epilog run as that
-user; what root adds to it is tested in test_trust.py.
+user; what root adds to it is tested in trust/.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from flux_flex.burst.providers import Rental
 from flux_flex.errors import FlexError
+from flux_flex.model.quoting import one_line
 
 # What a burst may be called: a DNS label.
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -71,9 +72,8 @@ def tail(path: Path) -> str:
             text = stream.read(_TAIL_BYTES).decode("utf-8", "replace")
     except OSError as error:
         return f"no log ({error.strerror})"
-    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
-    said = " / ".join(lines[-_TAIL_LINES:])
-    return "".join(c if c.isprintable() else "?" for c in said)[-_TAIL_LENGTH:] or "it said nothing"
+    lines = [one_line(line, _TAIL_BYTES) for line in text.splitlines() if line.strip()]
+    return " / ".join(lines[-_TAIL_LINES:])[-_TAIL_LENGTH:] or "it said nothing"
 
 
 @contextmanager
