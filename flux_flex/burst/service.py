@@ -148,10 +148,10 @@ class Service:
         """Decide again; with ``provider``, rent there again after it was protected."""
         provider = payload.get("provider")
         if provider is not None:
-            if provider not in self._controller.providers:
+            if not isinstance(provider, str) or provider not in self._controller.providers:
                 known = ", ".join(self._controller.providers)
                 raise BadInput("no such provider", str(provider)[:40], f"it has: {known}")
-            self._controller.ledger.reset(str(provider))
+            self._controller.ledger.reset(provider)
         self._controller.deciding = True
         return {}
 
@@ -164,9 +164,12 @@ class Service:
         """Let bursts go as soon as what runs on them has ended: one by name, or all."""
         wanted = payload.get("burst")
         book = self._controller.ledger.book
-        if wanted is not None and wanted not in book.bursts:
+        if wanted is None:
+            names = sorted(book.bursts)
+        elif isinstance(wanted, str) and wanted in book.bursts:
+            names = [wanted]
+        else:
             raise BadInput("no such burst", str(wanted)[:60], "see flux-flex burst list")
-        names = [str(wanted)] if wanted is not None else sorted(book.bursts)
         for name in names:
             self._controller.let_go(name, REASON)
         return {"bursts": names}

@@ -19,7 +19,6 @@ from typing import Any, ClassVar
 from flux_flex.burst.controller import Controller, Settings
 from flux_flex.burst.providers import Provider
 from flux_flex.burst.service import NAME, Service
-from flux_flex.model.quoting import printable
 from flux_flex.cli.burst_site import open_provider, queue_policy_of, settings_of
 from flux_flex.config import load_config
 from flux_flex.errors import BadInput, FlexError
@@ -29,6 +28,7 @@ from flux_flex.host.flux_instance import FluxInstance
 from flux_flex.host.metrics import Metrics
 from flux_flex.host.reactor import Reactor
 from flux_flex.host.threads import Threads
+from flux_flex.model.quoting import printable
 
 # How long providers' calls may take that take nodes away when the controller is unloaded.
 _UNLOAD_S = 20.0

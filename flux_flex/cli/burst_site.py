@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flux_flex.burst.bootstrap import Lead, follower_toml, hosts_of, with_cores
 from flux_flex.burst.catalog import NodeType, parse_catalog
@@ -17,7 +17,7 @@ from flux_flex.burst.controller import Settings
 from flux_flex.burst.plan import QueuePolicy
 from flux_flex.burst.providers import ENTRY_POINTS, Provider
 from flux_flex.burst.slots import Slot
-from flux_flex.config import FlexConfig, slots_of
+from flux_flex.config import BurstSettings, FlexConfig, slots_of
 from flux_flex.errors import BadInput
 from flux_flex.host.flux_answers import RpcError
 from flux_flex.host.flux_instance import FluxInstance
@@ -28,8 +28,7 @@ from flux_flex.simulate.files import read_yaml
 _RELEASE_S = 120.0
 
 if TYPE_CHECKING:  # brings the kubernetes package, which only that provider needs
-    from flux_flex.burst.providers.kubernetes import KubernetesProvider
-    from flux_flex.host.kube import Kube
+    from flux_flex.burst.providers.kubernetes import KubernetesConfig
 
 OURS = ("local", "kubernetes", "eks", "fluxburst")
 
@@ -125,7 +124,10 @@ def open_provider(site: FlexConfig, instance: FluxInstance) -> Provider:
         toml = _broker_toml(site, instance)
         return LocalProvider(types_of(site), toml, rundir=rundir, flux=flux)
     if name == "kubernetes":
-        return _kubernetes(site, instance.identity())
+        from flux_flex.burst.providers.kubernetes import KubernetesProvider
+
+        config = kubernetes_config(site.burst)
+        return KubernetesProvider(config, types_of(site), slots_in(site), config.identity)
     if name == "eks":
         return _eks(site)
     if name == "fluxburst":
@@ -143,14 +145,23 @@ def _broker_toml(site: FlexConfig, instance: FluxInstance) -> str:
     return follower_toml(hosts_of(instance.resources()), lead, burst.local.curve_cert)
 
 
-def _kubernetes(
-    site: FlexConfig, identity: str, client: Kube | None = None, **more: Any
-) -> KubernetesProvider:
-    """``more`` is the provider's own."""
-    from flux_flex.burst.providers.kubernetes import KubernetesProvider, parse_kubernetes_config
+def kubernetes_config(burst: BurstSettings) -> KubernetesConfig:
+    """The table ``[burst.kubernetes]``. Raises BadInput where it cannot be used, or lacks what only
+    the provider eks does without."""
+    from flux_flex.burst.providers.kubernetes import parse_kubernetes_config
 
-    config = parse_kubernetes_config(site.burst.kubernetes)
-    return KubernetesProvider(config, types_of(site), slots_in(site), identity, client, **more)
+    try:
+        config = parse_kubernetes_config(burst.kubernetes)
+    except BadInput as error:
+        raise error.at("burst.kubernetes") from None
+    needed = {
+        "kubeconfig": "name one whose user has the rights of docs/kubernetes-rbac.yaml",
+        "identity": "choose a word that no other instance has, and keep it",
+    }
+    for key, remedy in needed.items():
+        if burst.provider == "kubernetes" and not getattr(config, key):
+            raise BadInput("it is not set", f"flex.toml: burst.kubernetes.{key}", remedy)
+    return config
 
 
 def _eks(site: FlexConfig) -> Provider:
@@ -162,12 +173,15 @@ def _eks(site: FlexConfig) -> Provider:
     from flux_flex.burst.providers.eks_access import eks_kube
     from flux_flex.burst.providers.eks_aws import Aws
     from flux_flex.burst.providers.eks_config import parse_eks_config
+    from flux_flex.burst.providers.kubernetes import KubernetesProvider
 
     config = parse_eks_config(site.burst.eks)
     aws = Aws(config.region, config.profile)
     kube = None if site.burst.kubernetes.get("kubeconfig") else eks_kube(aws, config.cluster)
-    tolerations = config.tolerations
-    inner = _kubernetes(site, config.identity, kube, own_nodes=True, tolerations=tolerations)
+    inner = KubernetesProvider(
+        kubernetes_config(site.burst), types_of(site), slots_in(site), config.identity, kube,
+        own_nodes=True, tolerations=config.tolerations,
+    )  # fmt: skip
     port = site.burst.lead.port
     return EksProvider(config, types_of(site), inner, config.identity, port, aws)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flux_flex.burst.catalog import Catalog, parse_catalog
 from flux_flex.burst.providers import ENTRY_POINTS
-from flux_flex.cli.burst_site import OURS
+from flux_flex.cli.burst_site import OURS, kubernetes_config
 from flux_flex.config import BurstSettings, slots_of
 from flux_flex.errors import BadInput
 from flux_flex.host.checks.findings import Finding, Problem, judged
@@ -114,12 +114,7 @@ def _provider_problems(burst: BurstSettings) -> Iterator[Problem]:
 def _parse_provider(burst: BurstSettings) -> None:
     """Raise BadInput where the provider's table cannot be used. Nobody is asked."""
     if burst.provider in ("kubernetes", "eks"):
-        from flux_flex.burst.providers.kubernetes import parse_kubernetes_config
-
-        try:
-            parse_kubernetes_config(burst.kubernetes)
-        except BadInput as error:
-            raise error.at("burst.kubernetes") from None
+        kubernetes_config(burst)
     if burst.provider == "eks":
         from flux_flex.burst.providers.eks_config import parse_eks_config
 

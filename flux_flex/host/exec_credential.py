@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 
 from flux_flex.errors import BadInput
 from flux_flex.host.checks.machine import run_bounded
+from flux_flex.model.quoting import one_line
 
 DEADLINE_S = 30.0
 
@@ -171,4 +172,4 @@ def _seconds(text: object) -> float | None:
 def _printable(said: str) -> str:
     """Its last line, which is where programs say why, without what a terminal would obey."""
     lines = [line for line in said.splitlines() if line.strip()] or [""]
-    return "".join(one if one.isprintable() else " " for one in lines[-1]).strip()[:200]
+    return one_line(lines[-1], 200)

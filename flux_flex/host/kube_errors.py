@@ -20,7 +20,7 @@ from typing import Any
 from urllib3.exceptions import HTTPError, SSLError
 
 from flux_flex.errors import FlexError
-from flux_flex.host.kubeconfig import short
+from flux_flex.model.quoting import one_line
 
 Object = Mapping[str, Any]
 
@@ -89,7 +89,7 @@ def error_of(
     """What a Status object says (api-concepts). ``private``: without its message, which may show
     what was sent, except that a right is missing or a quota used up."""
     reason = str(status.get("reason") or f"HTTP {code}")
-    said = short(status.get("message") or reason)
+    said = one_line(status.get("message") or reason)
     if _OTHER_UID.search(said):
         return Replaced("it was deleted or replaced meanwhile", where, "try again", code, reason)
     owned = _owned_by_others(status)
@@ -110,7 +110,7 @@ def error_of(
 def _owned_by_others(status: Object) -> str:
     causes = mapping(status.get("details")).get("causes")
     fields = [
-        f"{short(one.get('field'))}: {short(one.get('message'))}"
+        f"{one_line(one.get('field'))}: {one_line(one.get('message'))}"
         for one in map(mapping, causes if isinstance(causes, list) else [])
         if one.get("reason") == "FieldManagerConflict"
     ]
@@ -140,8 +140,8 @@ def _remedy(code: int, said: str) -> str:
 def unreachable(error: HTTPError, where: str) -> KubeError:
     if isinstance(error, SSLError):
         remedy = "see certificate-authority-data and the server's name in the kubeconfig"
-        return KubeError(f"TLS: {short(error)}", where, remedy, 0, "TLS")
-    return KubeError(f"no answer: {short(error)}", where, "see whether kubectl reaches it")
+        return KubeError(f"TLS: {one_line(error)}", where, remedy, 0, "TLS")
+    return KubeError(f"no answer: {one_line(error)}", where, "see whether kubectl reaches it")
 
 
 def mapping(value: object) -> Object:

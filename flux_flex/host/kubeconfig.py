@@ -28,8 +28,8 @@ from urllib3.util.ssl_ import create_urllib3_context
 
 from flux_flex.errors import BadInput, FlexError
 from flux_flex.host.exec_credential import ExecCredential, ExecPlugin, read_plugin
+from flux_flex.model.quoting import one_line
 
-_MOST_TEXT = 500
 # Both are what the package calls a bearer token, the second one since version 36.
 _KEYS = ("authorization", "BearerToken")
 _PATHS = {
@@ -62,7 +62,7 @@ def connected(
         load: Callable[..., None] = config.load_kube_config_from_dict
         load(content, content["current-context"], settings, persist_config=False)
     except (config.ConfigException, OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"cannot be used: {short(error)}", path, "try kubectl with it") from None
+        raise BadInput(f"cannot be used: {one_line(error)}", path, "try kubectl with it") from None
     if not settings.verify_ssl:
         raise BadInput(*_insecure(path))
     if plugin is not None and credential.token:
@@ -77,14 +77,14 @@ def connected_to(server: str, ca_pem: str, token: Callable[[], str]) -> Any:
     a file. Raises FlexError for a URL or a certificate that cannot be used.
     """
     if not server.startswith("https://"):
-        raise FlexError("the server is not https", short(server), "credentials go over TLS only")
+        raise FlexError("the server is not https", one_line(server), "credentials go over TLS only")
     # As urllib3 makes it, for each of its versions has its own way to check the server's name.
     context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
     try:
         context.load_verify_locations(cadata=ca_pem)
     except (ssl.SSLError, ValueError):
         what = "its certificate authority cannot be read"
-        raise FlexError(what, short(server), "see who gave it") from None
+        raise FlexError(what, one_line(server), "see who gave it") from None
     from kubernetes import client
 
     settings = client.Configuration()
@@ -199,9 +199,10 @@ def _plugin(
     if not isinstance(run, Mapping):
         return None
     if not allow_exec:
-        what = f"it runs the command {short(run.get('command', ''))} for credentials, which is not"
+        command = one_line(run.get("command", ""))
+        what = f"it runs the command {command} for credentials, which is not allowed"
         remedy = "set allow_exec = true, or use a token or a client certificate"
-        raise BadInput(f"{what} allowed", path, remedy)
+        raise BadInput(what, path, remedy)
     if user.get("token") or user.get("tokenFile"):
         return None
     if is_open:
@@ -223,9 +224,3 @@ def _named(content: object, section: str, name: object, part: str) -> Mapping[st
 def _insecure(path: str) -> tuple[str, str, str]:
     what = "insecure-skip-tls-verify is set: whoever is in between could take the credentials"
     return what, path, "give the cluster's certificate-authority-data instead"
-
-
-def short(said: object) -> str:
-    """What somebody else said, on one line of a bearable length."""
-    text = " ".join(str(said).split())
-    return text if len(text) <= _MOST_TEXT else text[: _MOST_TEXT - 1] + "…"

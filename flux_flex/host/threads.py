@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flux_flex.errors import FlexError
+from flux_flex.model.quoting import one_line
 
 Key = tuple[str, str]
 
@@ -70,9 +71,10 @@ class Threads:
             ended = Ended(key, call())
         except FlexError as error:
             ended = Ended(key, error=error)
-        except Exception as error:  # a bug of the provider, which must not be a silent end
+        # A bug of the provider, which must not be a silent end.
+        except (Exception, SystemExit) as error:
             log.exception("%s of %s", *key)
-            what = f"{type(error).__name__}: {error}"[:300]
+            what = one_line(f"{type(error).__name__}: {error}", 300)
             ended = Ended(
                 key, error=FlexError(what, " ".join(key), "this is a bug of the provider")
             )

@@ -28,6 +28,7 @@ types:
 DAY = datetime.date(2026, 11, 23)
 KUBERNETES = {
     "kubeconfig": "/etc/flux/kubeconfig",
+    "identity": "cluster0",
     "image": "example/flux",
     "lead": {"name": "lead", "address": "203.0.113.7"},
     "curve_cert": "/etc/flux/curve.cert",
@@ -35,6 +36,7 @@ KUBERNETES = {
 }
 EKS = {
     "cluster": "c",
+    "identity": "cluster0",
     "node_role": "arn:aws:iam::123456789012:role/n",
     "subnets": ["subnet-0123456789abcdef0"],
 }
@@ -77,7 +79,11 @@ def test_whole_table_is_found() -> None:
         ({"slots": []}, "[[burst.slots]] is not set"),
         ({"lead": {}}, "lead.name is not set; lead.address is not set"),
         ({"provider": "ekz"}, "no provider is called ekz"),
-        ({"provider": "kubernetes"}, "the table of kubernetes: burst.kubernetes: kubeconfig"),
+        ({"provider": "kubernetes"}, "the table of kubernetes: burst.kubernetes: "),
+        (
+            {"provider": "kubernetes", "kubernetes": {**KUBERNETES, "identity": ""}},
+            "flex.toml: burst.kubernetes.identity: it is not set",
+        ),
         ({"provider": "fluxburst"}, "the table of fluxburst: "),
         ({"provider": "eks", "kubernetes": KUBERNETES}, "the table of eks: "),
     ],

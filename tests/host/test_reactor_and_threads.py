@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 
 from flux_flex.errors import FlexError
@@ -19,11 +20,13 @@ def test_a_call_that_ends_is_told_with_its_answer_or_its_error() -> None:
     calls.start(("request", "a"), lambda: 7)
     calls.start(("request", "b"), refused)
     calls.start(("request", "c"), lambda: 1 // 0)
+    calls.start(("request", "d"), lambda: sys.exit("a plugin ends"))
     calls.wait(DEADLINE_S)
     ended = {call.key[1]: call for call in calls.finished()}
     assert ended["a"].answer == 7
     said = {name: call.error.what for name, call in ended.items() if call.error}
-    assert said.keys() == {"b", "c"}
+    assert said.keys() == {"b", "c", "d"}
+    assert "SystemExit" in said["d"]
     assert said["b"] == "no"
     assert "ZeroDivisionError" in said["c"]
     assert calls.finished() == []

@@ -86,7 +86,7 @@ class KubeServer:
         self.bookmark_s = 0.2
         self.page = 500
         self.pieces = 1  # in how many chunks each event of a watch is sent
-        self.trusts: Callable[[str], bool] = lambda token: token == TOKEN
+        self.trusts: Callable[[str], bool] = lambda token: token == self.token
         self._version = 100
         self._oldest = 0
         self._history: list[tuple[int, str, str, str, Object]] = []

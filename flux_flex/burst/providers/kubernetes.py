@@ -100,6 +100,12 @@ class KubernetesConfig(BaseModel):
         default="", description="path of the kubeconfig; only the provider eks needs none"
     )
     context: str = Field(default="", description="its context; empty for the current one")
+    identity: str = Field(
+        default="",
+        pattern=rf"^({_LABEL_VALUE.pattern})?$",
+        description="what this instance's objects are labelled with, and no other instance's; the"
+        " same for as long as anything is rented; only the provider eks has its own",
+    )
     namespace: str = Field(default="default", description="where MiniClusters are made")
     image: str = Field(description="container image that holds Flux")
     lead: LeadConfig = Field(description="the broker that rented brokers join")

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flux_flex.burst.providers import Observed, Phase
+from flux_flex.model.quoting import one_line
 
 Object = Mapping[str, Any]
 
@@ -71,7 +72,8 @@ def _broken(pod: Object, warnings: Sequence[Object]) -> str:
         if reason in _IMAGE:
             # A back-off does not repeat why; the event before it did.
             pulls = [one for one in _about(pod, warnings) if "ull image" in _message(one)]
-            said = _message(pulls[-1]) if pulls else _short(waiting.get("message") or reason)
+            own = one_line(waiting.get("message") or reason, _LONGEST)
+            said = _message(pulls[-1]) if pulls else own
             image = container.get("image", "its image")
             return f"{_host(pod)} cannot have the image {image}: {said}"
         if reason == _CRASH:
@@ -87,7 +89,7 @@ def _unschedulable(pod: Object, warnings: Sequence[Object]) -> str:
         return ""
     for condition in (pod.get("status") or {}).get("conditions") or []:
         if condition.get("type") == "PodScheduled" and condition.get("reason") == "Unschedulable":
-            return _short(condition.get("message") or "it is unschedulable")
+            return one_line(condition.get("message") or "it is unschedulable", _LONGEST)
     failed = [one for one in _about(pod, warnings) if one.get("reason") == "FailedScheduling"]
     return _message(failed[-1]) if failed else ""
 
@@ -127,9 +129,4 @@ def _host(pod: Object) -> str:
 
 
 def _message(event: Object) -> str:
-    return _short(event.get("message") or event.get("reason") or "")
-
-
-def _short(said: object) -> str:
-    text = " ".join(str(said).split())
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    return one_line(event.get("message") or event.get("reason") or "", _LONGEST)
