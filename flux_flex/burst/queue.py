@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from flux_flex.burst.select import PendingJob
 from flux_flex.errors import FlexError
@@ -58,6 +59,14 @@ class Queue:
     running: tuple[Running, ...]
     pending: tuple[PendingJob, ...]
     held: frozenset[int] = frozenset()
+
+    @cached_property
+    def _rank_of(self) -> Mapping[str, int]:
+        return {target.host: target.rank for target in self.resources.ranks}
+
+    def ranks_of(self, hosts: Iterable[str]) -> tuple[int, ...]:
+        """The ranks of those of the hosts that R has, in their order."""
+        return tuple(self._rank_of[host] for host in hosts if host in self._rank_of)
 
 
 def read_queue(instance: Instance, known: Known, *, depth: int, queue: str = "") -> Queue:
