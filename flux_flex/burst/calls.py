@@ -40,6 +40,10 @@ class Calls(Protocol):
 
     def under_way(self, key: Key) -> bool: ...
 
+    def abandon(self, key: Key) -> None:
+        """Forget a call that has not ended: another may be made, and its answer is nobody's."""
+        ...
+
     def finished(self) -> Sequence[Call]:
         """The calls that ended since this was last asked."""
         ...
@@ -66,6 +70,9 @@ class Inline:
 
     def under_way(self, key: Key) -> bool:  # noqa: ARG002 - never
         return False
+
+    def abandon(self, key: Key) -> None:
+        pass
 
     def finished(self) -> Sequence[Call]:
         ended, self._ended = self._ended, []

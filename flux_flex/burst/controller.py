@@ -12,44 +12,52 @@ one died. A request or a release that may not have happened is made again: provi
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from flux_flex.burst import reasons
 from flux_flex.burst.budget import Purse
-from flux_flex.burst.calls import Call, Calls
+from flux_flex.burst.calls import Calls
 from flux_flex.burst.config import BurstConfig
 from flux_flex.burst.decide import decide
 from flux_flex.burst.ledger import Entry, Ledger, State
 from flux_flex.burst.plan import Decision, Order, QueuePolicy
-from flux_flex.burst.providers import NoCapacity, Observed, Phase, Provider, Rental
+from flux_flex.burst.providers import NoCapacity, Phase, Provider, Rental
 from flux_flex.burst.queue import Known, Queue, read_queue
-from flux_flex.burst.slots import Slot, free_slot, placed_slots
+from flux_flex.burst.renting import Renting
+from flux_flex.burst.slots import (
+    KEPT,
+    REASON,
+    Slot,
+    free_slot,
+    placed_slots,
+    rooms_of,
+    usable_slots,
+)
 from flux_flex.burst.snapshot import snapshot_of
+from flux_flex.burst.verdicts import LET_GO, Verdicts
 from flux_flex.errors import BadInput, FlexError
-from flux_flex.host.instance import Instance
+from flux_flex.host.instance import Instance, JobState
 from flux_flex.model.duration import format_duration
 from flux_flex.model.jobid import f58
 from flux_flex.model.quoting import one_line
 from flux_flex.model.rv1 import parse_r
 
-MEMO = "flex.burst"
-REASON = "flux-flex: the burst ends"
-# Rented nodes are drained except while a job that they are for waits. So nobody else's job runs
-# there, and what a burst costs is what was decided.
-KEPT = "flux-flex: kept for jobs that burst"
-
 _NOT_COVERED = "the budget does not cover what may start there"
+_NOT_WANTED = "no job waits for it any more"
 
-# How long a type without capacity is set aside, first and at the most.
+# How long a type without capacity is set aside, first and at the most, and how long a job that did
+# not start on nodes that were open for it.
 _FIRST_ASIDE_S = 60.0
 _LONGEST_ASIDE_S = 3600.0
+_SHUN_S = 3600.0
+# How long a provider may list nothing of a burst that it has taken on.
+_UNLISTED_S = 60.0
 # How often providers are asked what they have while something is going on, and else.
 _BUSY_LOOK_S = 5.0
 _IDLE_LOOK_S = 60.0
 _URGENCY = 16
+_MOST_SAID = 300
 
 log = logging.getLogger("flux_flex.burst")
 
@@ -73,19 +81,6 @@ class Settings:
     minute_of: Callable[[float], int] = _minute_of_utc
 
 
-@dataclass
-class _Seen:
-    """What a provider last said, and when. None: it has not answered yet."""
-
-    bursts: Mapping[str, Observed] | None = None
-    at_s: float = -math.inf
-    error: str = ""
-    # Bursts of which something was done since the provider was last asked; and those of them that
-    # the question under way will answer.
-    stale: set[str] = field(default_factory=set)
-    asked: set[str] = field(default_factory=set)
-
-
 class Controller:
     """Rents for jobs that wait, and takes away what idles. See the module."""
 
@@ -97,18 +92,17 @@ class Controller:
         calls: Calls,
     ) -> None:
         self.instance = instance
-        self.providers = providers
         self.settings = settings
-        self.calls = calls
         self.ledger = Ledger(instance)
+        self.renting = Renting(providers, calls, instance.now)
         self.slots = placed_slots(settings.slots, parse_r(instance.resources()))
         self.decisions: dict[int, Decision] = {}
         self.deciding = True  # else nothing more is rented
+        self._verdicts = Verdicts(instance)
         self._known = Known()
-        self._seen = {name: _Seen() for name in providers}
         self._idle_since: dict[str, float] = {}
-        self._said: dict[int, str] = {}
-        self._released: set[str] = set()
+        self._unlisted_since: dict[str, float] = {}
+        self._failed: dict[str, str] = {}
         self._purse: Purse
 
     # -- one step ----------------------------------------------------------------------------------
@@ -119,12 +113,17 @@ class Controller:
         queue = read_queue(
             self.instance, self._known, depth=self.settings.config.depth, queue=self.settings.queue
         )
-        self._purse = self._counted(queue)
+        self._purse = Purse(self.ledger.book, queue, self.settings.config, self.slots)
+        self._failed = {}
         for entry in [*self.ledger.book.bursts.values()]:
-            self._move(entry, queue)
+            try:
+                self._move(entry, queue)
+            except FlexError as error:  # the others go their way
+                self._failed[entry.burst] = one_line(error.what, _MOST_SAID)
+                log.error("%s: %s; trying again", entry.burst, self._failed[entry.burst])
         if self.deciding:
             self._decide(queue)
-        self._look()
+        self.renting.look(self.next_step_s)
         # Inline calls have ended by now.
         self._take_answers()
 
@@ -132,6 +131,16 @@ class Controller:
     def next_step_s(self) -> float:
         """How many seconds a step may wait if nothing happens."""
         return _BUSY_LOOK_S if self.ledger.book.bursts else _IDLE_LOOK_S
+
+    @property
+    def troubles(self) -> dict[str, str]:
+        """By burst or provider, what does not go on, for people."""
+        lost = {
+            entry.burst: f"flex.toml does not have its provider {entry.provider} any more"
+            for entry in self.ledger.book.bursts.values()
+            if entry.provider not in self.renting.providers
+        }
+        return {**self.renting.troubles(self.next_step_s), **lost, **self._failed}
 
     def let_go(self, burst: str, reason: str) -> None:
         """Take a burst away when what runs on it has ended. Raises BadInput for an unknown one."""
@@ -142,7 +151,6 @@ class Controller:
             self._release(entry, reason)
         elif entry.state is State.UP:
             self.ledger.note("leave", burst, reason=reason)
-            self._drain(entry, self.instance.drained(), REASON)
 
     def retire(self, reason: str) -> None:
         """Let all bursts go, and take away at once what nothing runs on. What runs may end; the
@@ -154,69 +162,30 @@ class Controller:
 
     # -- what providers say ------------------------------------------------------------------------
 
-    def _look(self) -> None:
-        """Ask each provider what it has, if it is time."""
-        now_s = self.instance.now()
-        for name, provider in self.providers.items():
-            if self.calls.under_way(("observe", name)):
-                continue
-            if now_s - self._seen[name].at_s >= self.next_step_s or self._seen[name].stale:
-                self._seen[name].asked = set(self._seen[name].stale)
-                self.calls.start(("observe", name), provider.observe)
-
     def _take_answers(self) -> None:
-        for call in self.calls.finished():
-            verb, name = call.key
-            if verb == "observe":
-                self._observed(name, call)
-            elif verb == "request":
-                self._requested(name, call)
-            elif call.error is not None:
-                log.warning("%s: cannot be released yet: %s", name, one_line(call.error.what))
-            self._mark_stale(verb, name)
-
-    def _mark_stale(self, verb: str, burst: str) -> None:
-        """What a provider said before this call is no longer all of it."""
-        entry = self.ledger.book.bursts.get(burst)
-        if verb != "observe" and entry is not None and entry.provider in self._seen:
-            self._seen[entry.provider].stale.add(burst)
-
-    def _observed(self, name: str, call: Call) -> None:
-        seen = self._seen[name]
-        seen.at_s = self.instance.now()
-        if call.error is None:
-            seen.stale -= seen.asked
-        if call.error is not None:
-            seen.error = call.error.what
-            log.warning("%s does not say what it has: %s", name, one_line(call.error.what))
-            return
-        answer = call.answer if isinstance(call.answer, Sequence) else ()
-        seen.error = ""
-        seen.bursts = {one.burst: one for one in answer if isinstance(one, Observed)}
         ours = {slot.name for slot in self.slots}
-        for orphan in (seen.bursts.keys() & ours) - self.ledger.book.bursts.keys():
-            # The intent is written before each act, so what it does not name is over.
-            log.warning("%s: the provider has it, the ledger does not: releasing it", orphan)
-            self.calls.start(("release", orphan), partial(self.providers[name].release, orphan))
+        for burst, error in self.renting.take(self.ledger.book.bursts, ours):
+            self._requested(burst, error)
 
-    def _requested(self, burst: str, call: Call) -> None:
+    def _requested(self, burst: str, error: FlexError | None) -> None:
         entry = self.ledger.book.bursts.get(burst)
         if entry is None or entry.state is not State.INTENDED:
             return
-        if call.error is None:
+        if error is None:
             self.ledger.note("asked", burst)
-        elif isinstance(call.error, NoCapacity):
-            self._set_aside(entry)
-            self._undrain(entry)
-            self.ledger.note("refused", burst, reason=call.error.what)
+            return
+        self._set_aside(entry)
+        said = one_line(error.what, _MOST_SAID)
+        if isinstance(error, NoCapacity):
+            self._undrain(entry.rental.hosts)
+            self.ledger.note("refused", burst, reason=said)
         else:
             # It may have gone half through, and would fail again at once.
-            self._set_aside(entry)
-            self._release(entry, call.error.what)
+            self._release(entry, said)
 
     def _set_aside(self, entry: Entry) -> None:
         times = self.ledger.book.aside.get((entry.provider, entry.rental.type), (0.0, 0))[1]
-        pause_s = min(_FIRST_ASIDE_S * 2**times, _LONGEST_ASIDE_S)
+        pause_s = min(_FIRST_ASIDE_S * 2.0 ** min(times, 10), _LONGEST_ASIDE_S)
         until_s = self.instance.now() + pause_s
         self.ledger.set_aside(entry.provider, entry.rental.type, until_s)
 
@@ -231,36 +200,58 @@ class Controller:
             State.LEAVING: self._leaving,
             State.RELEASING: self._releasing,
         }
+        lost = self._lost(entry, queue)
+        if lost and entry.state in (State.INTENDED, State.ASKED, State.UP):
+            self.ledger.note("leave", entry.burst, reason=lost)
+            entry = self.ledger.book.bursts[entry.burst]
         moves[entry.state](entry, queue)
+
+    def _lost(self, entry: Entry, queue: Queue) -> str:
+        """Why a burst cannot go on: the configuration that it was rented under has changed."""
+        if entry.provider not in self.renting.providers:
+            return f"flex.toml does not have the provider {entry.provider} any more"
+        if len(queue.ranks_of(entry.rental.hosts)) < entry.rental.nodes:
+            return "the instance's R does not have its hosts any more"
+        return ""
 
     def _intended(self, entry: Entry, queue: Queue) -> None:
         """Asked for, or not: whoever wrote the intent may have died. Asking again is safe."""
         if not self._is_wanted(entry, queue):
-            self._release(entry, "no job waits for it any more")
-        elif not self.calls.under_way(("request", entry.burst)):
-            self._drain(entry, queue.drained, KEPT)
-            self._request(entry)
+            self._release(entry, _NOT_WANTED)
+        elif queue.now_s >= entry.boot_by_s:
+            self._give_up(entry, "the request was not answered")
+        elif not self.renting.is_busy(entry.burst):
+            self._drain(entry, queue, KEPT)
+            rental = replace(entry.rental, jobs=tuple(f58(job) for job in entry.jobs))
+            self.renting.request(entry.provider, rental)
 
     def _asked(self, entry: Entry, queue: Queue) -> None:
-        seen = self._of(entry)
-        if not set(self._ranks(entry)) & queue.down:
+        seen = self.renting.of(entry)
+        if not set(queue.ranks_of(entry.rental.hosts)) & queue.down:
             self.ledger.note("up", entry.burst)
             self._idle_since[entry.burst] = queue.now_s
             if self._purse.opens(entry):
                 self._open(entry, queue)
         elif not self._is_wanted(entry, queue):
-            self._release(entry, "no job waits for it any more")
+            self._release(entry, _NOT_WANTED)
         elif seen is not None and seen.phase is Phase.FAILED:
             # Without capacity, or in a way that would fail again at once.
             self._set_aside(entry)
             self._release(entry, seen.reason or "the provider failed")
+        elif self._is_unlisted(entry, queue):
+            self._set_aside(entry)
+            self._release(entry, f"{entry.provider} does not have it any more")
         elif queue.now_s >= entry.boot_by_s and self._is_enough(entry, queue):
             self.ledger.note("up", entry.burst, reason="some nodes did not come up")
         elif queue.now_s >= entry.boot_by_s:
-            reason = f"{entry.burst} did not come up in {self._boot_text}"
-            reason += f": {seen.reason}" if seen is not None and seen.reason else ""
-            self.ledger.protect(entry.provider, reason)
-            self._release(entry, reason)
+            self._give_up(entry, seen.reason if seen is not None else "")
+
+    def _give_up(self, entry: Entry, why: str) -> None:
+        """Nodes that did not come up: nothing more is rented there until somebody has looked."""
+        deadline = format_duration(self.settings.boot_deadline_s)
+        reason = f"{entry.burst} did not come up in {deadline}" + (f": {why}" if why else "")
+        self.ledger.protect(entry.provider, reason)
+        self._release(entry, reason)
 
     def _up(self, entry: Entry, queue: Queue) -> None:
         is_wanted = self._is_wanted(entry, queue)
@@ -268,128 +259,128 @@ class Controller:
         if is_open:
             self._open(entry, queue)
         else:
-            self._drain(entry, queue.drained, KEPT)
+            self._drain(entry, queue, KEPT)
         if self._is_used(entry, queue):
             self._idle_since.pop(entry.burst, None)
             return
-        since_s = self._idle_since.setdefault(entry.burst, queue.now_s)
+        # A clock may be put back.
+        since_s = min(self._idle_since.get(entry.burst, queue.now_s), queue.now_s)
+        self._idle_since[entry.burst] = since_s
         if queue.now_s - since_s >= self.settings.config.idle_timeout:
             if is_open:  # it would be rented for again, and idle again
-                lost = len(set(self._ranks(entry)) & queue.down)
-                why = f"{lost} of its nodes went down" if lost else "it did not start"
-                reason = f"{entry.burst} was up for a job that waits, and {why}"
-                self.ledger.protect(entry.provider, reason)
+                self._note_unused(entry, queue)
             reason = _NOT_COVERED if is_wanted and not is_open else "idle"
             self.ledger.note("leave", entry.burst, reason=reason)
-            self._drain(entry, queue.drained, REASON)
+            self._drain(entry, queue, REASON)
+
+    def _note_unused(self, entry: Entry, queue: Queue) -> None:
+        """Nodes were open, and the job that they are for did not start. Where some went down that
+        is the provider's doing, else the job's."""
+        lost = len(set(queue.ranks_of(entry.rental.hosts)) & queue.down)
+        if lost:
+            reason = f"{entry.burst} was up for a job that waits, and {lost} of its nodes went down"
+            self.ledger.protect(entry.provider, reason)
+            return
+        waiting = [job for job in entry.jobs if self._waits(job, queue)]
+        self.ledger.shun(waiting, queue.now_s + _SHUN_S)
 
     def _leaving(self, entry: Entry, queue: Queue) -> None:
         """Drained: what still runs there may end."""
-        self._drain(entry, queue.drained, REASON)
+        self._drain(entry, queue, REASON)
         if not self._is_used(entry, queue):
             self._release(entry, entry.reason)
 
     def _releasing(self, entry: Entry, queue: Queue) -> None:
         """Gone when the provider has nothing of it, and its brokers are down."""
-        # A request that was under way may rent after its release.
-        if any(self.calls.under_way((verb, entry.burst)) for verb in ("request", "release")):
+        # A request that is under way may rent after a release.
+        if self.renting.is_busy(entry.burst):
             return
-        seen = self._seen.get(entry.provider, _Seen())
-        if entry.burst not in self._released:  # by another controller, or not at all
-            self._start_release(entry)
-        elif seen.bursts is None or entry.burst in seen.stale:
+        if not self.renting.was_released(entry.burst):  # by another controller, or not at all
+            self.renting.release(entry.provider, entry.burst)
+        elif not self.renting.has_said(entry):
             return  # the answer is under way
-        elif entry.burst in seen.bursts:
-            self._start_release(entry)
-        elif set(self._ranks(entry)) <= queue.down:
-            self._undrain(entry)
+        elif self.renting.of(entry) is not None:
+            self.renting.release(entry.provider, entry.burst)
+        elif set(queue.ranks_of(entry.rental.hosts)) <= queue.down:
+            self._undrain(entry.rental.hosts)
             self.ledger.note("gone", entry.burst)
-            self._released.discard(entry.burst)
-            self._idle_since.pop(entry.burst, None)
+            self._forget(entry.burst)
 
-    def _request(self, entry: Entry) -> None:
-        provider = self.providers.get(entry.provider)
-        if provider is None:
-            log.warning("%s: there is no provider %s any more", entry.burst, entry.provider)
-            return
-        rental = replace(entry.rental, jobs=tuple(f58(job) for job in entry.jobs))
-        self.calls.start(("request", entry.burst), lambda: provider.request(rental))
+    def _forget(self, burst: str) -> None:
+        self.renting.forget(burst)
+        self._idle_since.pop(burst, None)
+        self._unlisted_since.pop(burst, None)
 
     def _release(self, entry: Entry, reason: str) -> None:
         self.ledger.note("release", entry.burst, reason=reason)
-        self._start_release(entry)
-
-    def _start_release(self, entry: Entry) -> None:
-        provider = self.providers.get(entry.provider)
-        if provider is None:
-            log.warning("%s: there is no provider %s any more", entry.burst, entry.provider)
-            return
-        self._released.add(entry.burst)
-        self._seen[entry.provider].stale.add(entry.burst)
-        self.calls.start(("release", entry.burst), lambda: provider.release(entry.burst))
+        self.renting.release(entry.provider, entry.burst)
 
     # -- its nodes and jobs ------------------------------------------------------------------------
 
-    def _ranks(self, entry: Entry) -> tuple[int, ...]:
-        slot = next((one for one in self.slots if one.name == entry.burst), None)
-        return slot.ranks[: entry.rental.nodes] if slot is not None else ()
-
-    def _of(self, entry: Entry) -> Observed | None:
-        seen = self._seen.get(entry.provider)
-        return seen.bursts.get(entry.burst) if seen is not None and seen.bursts else None
-
     def _is_used(self, entry: Entry, queue: Queue) -> bool:
-        ranks = set(self._ranks(entry))
+        ranks = set(queue.ranks_of(entry.rental.hosts))
         return any(target.rank in ranks for job in queue.running for target in job.resources.ranks)
 
     def _is_wanted(self, entry: Entry, queue: Queue) -> bool:
         """Whether a job that it is for still waits."""
-        running = {job.jobid for job in queue.running}
-        return any(job in queue.jobs and job not in running for job in entry.jobs)
+        return any(self._waits(job, queue) for job in entry.jobs)
+
+    def _waits(self, jobid: int, queue: Queue) -> bool:
+        """Whether a job waits for nodes, and not for a person who holds it."""
+        job = queue.jobs.get(jobid)
+        if job is None or job.state is not JobState.SCHED:
+            return False
+        return job.urgency > 0 or jobid in queue.held
+
+    def _is_unlisted(self, entry: Entry, queue: Queue) -> bool:
+        """Whether its provider has not listed a burst for a while that it has taken on."""
+        if self.renting.of(entry) is not None or not self.renting.has_said(entry):
+            self._unlisted_since.pop(entry.burst, None)
+            return False
+        since_s = self._unlisted_since.setdefault(entry.burst, queue.now_s)
+        return queue.now_s - since_s >= _UNLISTED_S
 
     def _is_enough(self, entry: Entry, queue: Queue) -> bool:
         """Whether some of the nodes are up, and all jobs that wait for them take what there is."""
-        some = set(self._ranks(entry)) - queue.down
+        some = set(queue.ranks_of(entry.rental.hosts)) - queue.down
         waiting = [one.jobspec for one in queue.pending if one.jobid in entry.jobs]
-        return bool(some) and all(spec.is_best_effort for spec in waiting)
+        return bool(some and waiting) and all(spec.is_best_effort for spec in waiting)
 
     def _open(self, entry: Entry, queue: Queue) -> None:
         """Let the jobs start that it is for."""
-        self._undrain(entry)
+        self._undrain(entry.rental.hosts)
         self._let_go(entry.jobs, queue)
 
-    def _drain(self, entry: Entry, drained: Mapping[int, str], reason: str) -> None:
+    def _drain(self, entry: Entry, queue: Queue, reason: str) -> None:
         """Drain its ranks for a reason of ours. What others drained keeps their reason."""
         replaced = {KEPT, REASON} - {reason}
         ranks = [
-            rank for rank in self._ranks(entry) if rank not in drained or drained[rank] in replaced
+            rank
+            for rank in queue.ranks_of(entry.rental.hosts)
+            if rank not in queue.drained or queue.drained[rank] in replaced
         ]
         if ranks:
             self.instance.drain(ranks, reason)
 
-    def _undrain(self, entry: Entry) -> None:
-        """Undrain its ranks. What others drained stays so."""
+    def _undrain(self, hosts: Collection[str]) -> None:
+        """Undrain what we drained. What others drained stays so."""
         drained = self.instance.drained()
-        ranks = [rank for rank in self._ranks(entry) if drained.get(rank) in (KEPT, REASON)]
+        R = parse_r(self.instance.resources())
+        ours = {rank for rank, reason in drained.items() if reason in (KEPT, REASON)}
+        ranks = [target.rank for target in R.ranks if target.host in hosts and target.rank in ours]
         if ranks:
             self.instance.undrain(ranks)
 
     def _let_go(self, jobs: Sequence[int], queue: Queue) -> None:
-        """Jobs that were submitted held wait for the scheduler from now on."""
+        """Jobs that were submitted held wait for the scheduler from now on. It is noted with them,
+        so that one that a person holds later stays held."""
         for job in jobs:
             if job in queue.held:
                 try:
+                    self.instance.memo(job, {LET_GO: True})
                     self.instance.set_urgency(job, _URGENCY)
                 except BadInput as error:
                     log.info("job %s: %s", f58(job), error.what)  # it ended in the meantime
-
-    def _counted(self, queue: Queue) -> Purse:
-        """What the budget leaves, before anything is opened."""
-        return Purse(self.ledger.book, queue, self.settings.config, self.slots)
-
-    @property
-    def _boot_text(self) -> str:
-        return format_duration(self.settings.boot_deadline_s)
 
     # -- the decision ------------------------------------------------------------------------------
 
@@ -405,22 +396,32 @@ class Controller:
             self.settings.queue_policy,
             self._closed(queue.now_s),
         )
-        plan = decide(snapshot)
+        usable = self._usable(queue)
+        shunned = {job for job, until_s in book.shunned.items() if until_s > queue.now_s}
+        plan = decide(replace(snapshot, rooms=rooms_of(usable, book), shunned=frozenset(shunned)))
         waiting = {job.jobid for job in queue.pending}
         self.decisions = {job: one for job, one in self.decisions.items() if job in waiting}
         self.decisions.update({one.job.jobid: one for one in plan.decisions})
-        self._said = {job: text for job, text in self._said.items() if job in waiting}
         # The largest first: each has a slot then, as decide() has checked.
         for order in sorted(plan.orders, key=lambda one: -one.nodes):
-            self._take(order, queue)
+            self._take(order, queue, usable)
         for burst, placed in plan.joined.items():
             self.ledger.note("join", burst, jobs=[one.job.jobid for one in placed])
+        self._verdicts.keep(waiting)
         for decision in plan.decisions:
-            self._tell(decision)
+            if decision.job.jobspec.burstable:
+                text = f"{decision.verdict}: {decision.reason}"
+                self._verdicts.tell(decision.job.jobid, text)
             # Only what is larger than the nodes here has to be kept from the scheduler, which
             # would refuse it; the others would lose their place.
             if decision.fits_here:
                 self._let_go([decision.job.jobid], queue)
+
+    def _usable(self, queue: Queue) -> tuple[Slot, ...]:
+        """The slots that may be rented into, with the hosts that nobody else has drained."""
+        taken = self.renting.taken(self.ledger.book.bursts)
+        free = [slot for slot in self.slots if slot.name not in taken]
+        return usable_slots(free, queue.drained)
 
     def _closed(self, now_s: float) -> dict[tuple[str, str], str]:
         """Why types are not asked for now, by provider and type."""
@@ -438,10 +439,9 @@ class Controller:
                     closed[key] = reasons.set_aside(kind, until_s - now_s)
         return closed
 
-    def _take(self, order: Order, queue: Queue) -> None:
+    def _take(self, order: Order, queue: Queue, usable: Sequence[Slot]) -> None:
         """Rent what was decided: the intent, and then the request."""
-        book = self.ledger.book
-        slot = free_slot(self.slots, book, order.node_type.name, order.nodes)
+        slot = free_slot(usable, self.ledger.book, order.node_type.name, order.nodes)
         if slot is None:
             log.warning("no slot is left for %s x %s", order.nodes, order.node_type.name)
             return
@@ -453,21 +453,8 @@ class Controller:
             cost_per_hour_usd=order.nodes * order.node_type.price_per_hour_usd,
             boot_by_s=self.instance.now() + self.settings.boot_deadline_s,
         )
-        entry = self.ledger.book.bursts[slot.name]
-        # Before their brokers come.
-        self._drain(entry, queue.drained, KEPT)
-        self._request(entry)
-
-    def _tell(self, decision: Decision) -> None:
-        """Show a verdict with its job, when it has changed."""
-        jobid, text = decision.job.jobid, f"{decision.verdict}: {decision.reason}"
-        if not decision.job.jobspec.burstable or self._said.get(jobid) == text:
-            return
-        try:
-            self.instance.memo(jobid, {MEMO: text})
-        except FlexError as error:
-            log.info("job %s: %s", f58(jobid), error.what)  # it ended in the meantime
-        self._said[jobid] = text
+        # Drains them before their brokers come, and asks for them.
+        self._intended(self.ledger.book.bursts[slot.name], queue)
 
 
 def _within(hours: tuple[int, int], minute: int) -> bool:

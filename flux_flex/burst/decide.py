@@ -124,6 +124,8 @@ class _Round:
             return Decision(job, "stay", f"not burstable, {here.said}", local_s)
         if local_s - self.at.now_s <= self.config.threshold:
             return Decision(job, "stay", here.said, local_s)
+        if job.jobid in self.at.shunned:
+            return Decision(job, "deferred", reasons.SHUNNED, local_s)
         if not job.jobspec.duration_s:
             why = "has no time limit, so what it would cost has no bound"
             return Decision(job, "impossible", why, local_s)

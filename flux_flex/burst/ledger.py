@@ -57,6 +57,11 @@ class Entry:
     def burst(self) -> str:
         return self.rental.burst
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it takes no more jobs."""
+        return self.state in (State.LEAVING, State.RELEASING)
+
     def cost_usd(self, since_s: float, until_s: float) -> float:
         """What it costs between two times, from the intent on."""
         paid_s = max(0.0, until_s - max(self.intended_s, since_s))
@@ -82,12 +87,15 @@ class Book:
     aside       by provider and type: until when it is not asked for, and how often it failed
                 since nodes of it last came up
     protected   providers that are asked for nothing more, with the reason
+    shunned     jobs that did not start on nodes that were open for them: until when nothing is
+                rented for them
     """
 
     bursts: Mapping[str, Entry] = field(default_factory=dict)
     past: tuple[Past, ...] = ()
     aside: Mapping[tuple[str, str], tuple[float, int]] = field(default_factory=dict)
     protected: Mapping[str, str] = field(default_factory=dict)
+    shunned: Mapping[int, float] = field(default_factory=dict)
 
     def spent_usd(self, since_s: float, now_s: float) -> float:
         """What has been paid since a time, for what is over and for what is not."""
@@ -140,6 +148,10 @@ class Ledger:
         """A type has no capacity: it is not asked for until then."""
         self._write("aside", provider=provider, type=node_type, until=until_s)
 
+    def shun(self, jobs: Sequence[int], until_s: float) -> None:
+        """Jobs did not start on nodes that were open for them: no more are rented until then."""
+        self._write("shun", jobs=list(jobs), until=until_s)
+
     def protect(self, provider: str, reason: str) -> None:
         """A provider's nodes did not come up: nothing more is rented there."""
         self._write("protect", provider=provider, reason=reason)
@@ -176,6 +188,10 @@ def _folded(book: Book, event: Event) -> Book:
         return replace(book, bursts={**book.bursts, entry.burst: entry})
     if event.name in ("aside", "protect", "reset"):
         return _of_provider(book, event)
+    if event.name == "shun":
+        kept = {job: until for job, until in book.shunned.items() if until > event.timestamp}
+        new = dict.fromkeys(_ids(context), _seconds(event, "until"))
+        return replace(book, shunned={**kept, **new})
     found = book.bursts.get(str(context.get("burst")))
     if found is None:
         return book

@@ -56,6 +56,7 @@ class Snapshot:
     ``closed`` says of a provider's type, by both names, why it is not asked for now.
     ``longest_s`` has, by node type, the longest time limit of any job that may come to run on nodes
     of it instead of the one that they are rented for, while the budget has to cover it.
+    For jobs in ``shunned`` nodes were open, and they did not start.
     ``flux_tells``: what jobs have as Flux's own estimate is of this moment, so it is believed.
     """
 
@@ -71,6 +72,7 @@ class Snapshot:
     largest: Mapping[str, int] | None = None
     closed: Mapping[tuple[str, str], str] = field(default_factory=dict)
     longest_s: Mapping[str, float] = field(default_factory=dict)
+    shunned: frozenset[int] = frozenset()
     flux_tells: bool = False
 
 

@@ -9,6 +9,8 @@ from flux_flex.burst.plan import Alternative
 from flux_flex.model.duration import format_duration
 from flux_flex.model.money import format_usd
 
+SHUNNED = "nodes were open for it, and it did not start there; see flux job eventlog"
+
 
 def start_here(start_s: float, now_s: float, *, fits: bool) -> str:
     """When a job starts here; ``fits`` says whether this system could ever run it."""

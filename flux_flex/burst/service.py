@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from flux_flex.burst.controller import REASON, Controller
+from flux_flex.burst.controller import Controller
 from flux_flex.burst.ledger import KEY, Entry, State
+from flux_flex.burst.slots import REASON
 from flux_flex.errors import BadInput
 from flux_flex.model.jobid import f58
 
@@ -55,6 +56,7 @@ class Service:
                 for (provider, kind), (until_s, times) in sorted(book.aside.items())
                 if until_s > now_s
             ],
+            "troubles": self._controller.troubles,
             "slots": {
                 "total": len(self._controller.slots),
                 "free": sum(slot.name not in book.bursts for slot in self._controller.slots),
@@ -93,6 +95,8 @@ class Service:
         """All that was weighed for one job at the last decision."""
         jobid = payload.get("id")
         decision = self._controller.decisions.get(jobid) if isinstance(jobid, int) else None
+        if decision is None and isinstance(jobid, int):
+            return self._rented_for(jobid)
         if decision is None:
             what = "no decision about this job"
             raise BadInput(what, str(jobid)[:40], "name a burstable job that waits; see flux jobs")
@@ -120,6 +124,25 @@ class Service:
             ],
         }
 
+    def _rented_for(self, jobid: int) -> dict[str, object]:
+        """What the ledger has of a job that was decided about before this controller began."""
+        book = self._controller.ledger.book
+        for entry in book.bursts.values():
+            if jobid in entry.jobs and not entry.is_leaving:
+                what = f"{entry.rental.nodes} x {entry.rental.type} are rented as {entry.burst}"
+                return {
+                    "id": jobid,
+                    "job": f58(jobid),
+                    "user": entry.user,
+                    "verdict": "burst",
+                    "reason": f"{what}, {entry.state.value}; an earlier controller decided it",
+                    "starts_here_in": None,
+                    "flux_estimate_in": None,
+                    "alternatives": [],
+                }
+        remedy = "name a burstable job that waits; see flux jobs"
+        raise BadInput("no decision about this job", f58(jobid), remedy)
+
     def budget(self, _: Mapping[str, object]) -> dict[str, object]:
         """What the running period has cost, and what the limits are."""
         limits = self._controller.settings.config.limits
@@ -145,14 +168,16 @@ class Service:
         }
 
     def start(self, payload: Mapping[str, object]) -> dict[str, object]:
-        """Decide again; with ``provider``, rent there again after it was protected."""
+        """Decide again; or, with ``provider``, rent there again after it was protected."""
         provider = payload.get("provider")
         if provider is not None:
-            if not isinstance(provider, str) or provider not in self._controller.providers:
-                known = ", ".join(self._controller.providers)
+            known_ones = self._controller.renting.providers
+            if not isinstance(provider, str) or provider not in known_ones:
+                known = ", ".join(known_ones)
                 raise BadInput("no such provider", str(provider)[:40], f"it has: {known}")
             self._controller.ledger.reset(provider)
-        self._controller.deciding = True
+        else:
+            self._controller.deciding = True
         return {}
 
     def stop(self, _: Mapping[str, object]) -> dict[str, object]:
@@ -161,18 +186,20 @@ class Service:
         return {}
 
     def drain(self, payload: Mapping[str, object]) -> dict[str, object]:
-        """Let bursts go as soon as what runs on them has ended: one by name, or all."""
+        """Let bursts go as soon as what runs on them has ended: one by name; or all, and then
+        nothing more is rented until ``start``."""
         wanted = payload.get("burst")
         book = self._controller.ledger.book
         if wanted is None:
             names = sorted(book.bursts)
+            self._controller.deciding = False
         elif isinstance(wanted, str) and wanted in book.bursts:
             names = [wanted]
         else:
             raise BadInput("no such burst", str(wanted)[:60], "see flux-flex burst list")
         for name in names:
             self._controller.let_go(name, REASON)
-        return {"bursts": names}
+        return {"bursts": names, "deciding": self._controller.deciding}
 
 
 def _left(moment_s: float | None, now_s: float) -> float | None:

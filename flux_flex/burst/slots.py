@@ -6,12 +6,17 @@ A slot is filled by one burst at a time, whose brokers come under the slot's hos
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flux_flex.burst.ledger import Book
 from flux_flex.errors import BadInput
 from flux_flex.model.rv1 import ResourceSet
+
+REASON = "flux-flex: the burst ends"
+# Rented nodes are drained except while a job that they are for waits. So nobody else's job runs
+# there, and what a burst costs is what was decided.
+KEPT = "flux-flex: kept for jobs that burst"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,20 @@ def placed_slots(slots: Sequence[Slot], resources: ResourceSet) -> tuple[Slot, .
             raise BadInput(what, f"slot {slot.name}", "write it with flux-flex burst configure")
         found.append(Slot(slot.name, slot.type, slot.hosts, tuple(ranks[h] for h in slot.hosts)))
     return tuple(found)
+
+
+def usable_slots(slots: Iterable[Slot], drained: Mapping[int, str]) -> tuple[Slot, ...]:
+    """The slots without the hosts that were drained for reasons that are not ours."""
+    found = []
+    for slot in slots:
+        pairs = [
+            (host, rank)
+            for host, rank in zip(slot.hosts, slot.ranks, strict=True)
+            if drained.get(rank, KEPT) in (KEPT, REASON)
+        ]
+        hosts, ranks = tuple(host for host, _ in pairs), tuple(rank for _, rank in pairs)
+        found.append(Slot(slot.name, slot.type, hosts, ranks))
+    return tuple(slot for slot in found if slot.hosts)
 
 
 def free_slot(slots: Iterable[Slot], book: Book, node_type: str, nodes: int) -> Slot | None:

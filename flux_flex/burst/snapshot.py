@@ -37,7 +37,7 @@ def snapshot_of(
     placeholders = {rank for slot in slots for rank in slot.ranks}
     is_limited = config.limits.budget is not None
     coming_s = longest_coming(queue, book, slots) if is_limited else {}
-    taken = {job for entry in book.bursts.values() for job in entry.jobs}
+    taken = {job for entry in book.bursts.values() if not entry.is_leaving for job in entry.jobs}
     return Snapshot(
         now_s=queue.now_s,
         local=_local(queue, placeholders),
@@ -132,8 +132,7 @@ def _rented(
             except (Busy, Unsatisfiable):
                 continue
             busy_until_s = max(busy_until_s, match.at + by_id[jobid].jobspec.duration_s)
-    leaving = entry.state in (State.LEAVING, State.RELEASING)
-    if leaving:  # it is paid for until it is gone, and takes no job
+    if entry.is_leaving:  # it is paid for until it is gone, and takes no job
         ready_s = float("inf")
     return Rented(
         burst=entry.burst,

@@ -38,7 +38,8 @@ class Threads:
         self._on_end = on_end
         self._guard = threading.Lock()
         self._idle = threading.Condition(self._guard)
-        self._under_way: set[Key] = set()
+        # By key: what tells a call from one that was made again.
+        self._under_way: dict[Key, object] = {}
         self._ended: list[Ended] = []
 
     def start(self, key: Key, call: Callable[[], object]) -> None:
@@ -46,14 +47,20 @@ class Threads:
         with self._guard:
             if key in self._under_way:
                 return
-            self._under_way.add(key)
+            mark = self._under_way[key] = object()
         threading.Thread(
-            target=self._run, args=(key, call), name="-".join(key), daemon=True
+            target=self._run, args=(key, call, mark), name="-".join(key), daemon=True
         ).start()
 
     def under_way(self, key: Key) -> bool:
         with self._guard:
             return key in self._under_way
+
+    def abandon(self, key: Key) -> None:
+        """Do not wait for a call any more. Its thread may live on; its answer is dropped."""
+        with self._guard:
+            self._under_way.pop(key, None)
+            self._idle.notify_all()
 
     def wait(self, seconds: float) -> None:
         """Until no call is under way, or so many seconds have passed."""
@@ -66,7 +73,7 @@ class Threads:
             ended, self._ended = self._ended, []
         return ended
 
-    def _run(self, key: Key, call: Callable[[], object]) -> None:
+    def _run(self, key: Key, call: Callable[[], object], mark: object) -> None:
         try:
             ended = Ended(key, call())
         except FlexError as error:
@@ -79,8 +86,10 @@ class Threads:
                 key, error=FlexError(what, " ".join(key), "this is a bug of the provider")
             )
         with self._guard:
+            if self._under_way.get(key) is not mark:
+                return
             self._ended.append(ended)
-            self._under_way.discard(key)
+            del self._under_way[key]
             self._idle.notify_all()
         if self._on_end is not None:
             self._on_end()

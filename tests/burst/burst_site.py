@@ -11,6 +11,7 @@ from flux_flex.burst.catalog import NodeType
 from flux_flex.burst.config import BurstConfig, Limits
 from flux_flex.burst.config import Provider as ProviderConfig
 from flux_flex.burst.controller import Controller, Settings
+from flux_flex.burst.ledger import KEY
 from flux_flex.burst.providers import NoCapacity, Observed, Phase, Rental
 from flux_flex.burst.slots import Slot
 from flux_flex.errors import FlexError
@@ -44,11 +45,38 @@ def job_of(nodes: int, duration_s: float = 600.0, **user: object) -> dict[str, A
     }
 
 
+def longer_job(nodes: int, **system: object) -> dict[str, Any]:
+    spec = job_of(nodes, duration_s=7200)
+    spec["attributes"]["system"].update({"burstable": False, **system})
+    return spec
+
+
 def slots_of(kind: str, bursts: int, nodes: int) -> list[Slot]:
     return [
         Slot(f"{kind}-{k}", kind, tuple(f"{kind}-{k}-{i}" for i in range(nodes)))
         for k in range(bursts)
     ]
+
+
+class Slow(Inline):
+    """Calls that are made when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: dict[tuple[str, str], Callable[[], object]] = {}
+
+    def start(self, key: tuple[str, str], call: Callable[[], object]) -> None:
+        self.waiting.setdefault(key, call)
+
+    def under_way(self, key: tuple[str, str]) -> bool:
+        return key in self.waiting
+
+    def abandon(self, key: tuple[str, str]) -> None:
+        self.waiting.pop(key, None)
+
+    def end(self, verb: str) -> None:
+        for key in [key for key in self.waiting if key[0] == verb]:
+            super().start(key, self.waiting.pop(key))
 
 
 @dataclass
@@ -233,3 +261,16 @@ class World:
         """No job waits or runs, nothing is rented, and the ledger knows that."""
         done = all(job.state is JobState.INACTIVE for job in self.instance.jobs())
         return done and not self.provider.rented and not self.controller.ledger.book.bursts
+
+
+def names(world: World) -> list[str]:
+    """The ledger's events so far."""
+    return [event.name for event in world.instance.log(KEY)]
+
+
+def own_busy(world: World) -> None:
+    """A job of ten days on all own nodes."""
+    spec = longer_job(OWN)
+    spec["attributes"]["system"]["duration"] = 864000.0
+    job = world.instance.submit(spec, urgency=31)
+    world.instance.start(job, ResourceSet(tuple(world.targets[:OWN])).to_r())

@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from burst_site import BOOT_S, OWN, World, job_of, slots_of
+from burst_site import BOOT_S, OWN, Slow, World, job_of, longer_job, names, slots_of
 
-from flux_flex.burst.calls import Inline
 from flux_flex.burst.config import Limits
 from flux_flex.burst.ledger import KEY, State
 from flux_flex.burst.providers import Observed, Phase
 from flux_flex.errors import FlexError
 from flux_flex.host.instance import JobState
 from flux_flex.model.rv1 import ResourceSet
-
-
-class Slow(Inline):
-    """Calls that are made when the test says so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waiting: dict[tuple[str, str], Callable[[], object]] = {}
-
-    def start(self, key: tuple[str, str], call: Callable[[], object]) -> None:
-        self.waiting.setdefault(key, call)
-
-    def under_way(self, key: tuple[str, str]) -> bool:
-        return key in self.waiting
-
-    def end(self, verb: str) -> None:
-        for key in [key for key in self.waiting if key[0] == verb]:
-            super().start(key, self.waiting.pop(key))
-
-
-def names(world: World) -> list[str]:
-    return [event.name for event in world.instance.log(KEY)]
 
 
 def test_a_job_that_needs_more_than_there_is_runs_on_rented_nodes_which_then_go() -> None:
@@ -224,7 +200,7 @@ def test_a_controller_that_retires_lets_run_what_runs_and_the_next_one_takes_it_
 
 def test_a_request_that_rents_after_its_job_was_cancelled_is_released_before_it_is_gone() -> None:
     world, slow = World(), Slow()
-    world.controller.calls = slow
+    world.controller.renting.calls = slow
     job = world.submit(4)
     world.run(30)
     world.instance.cancel(job)
@@ -276,12 +252,6 @@ def test_a_budget_defers_what_it_does_not_cover() -> None:
     world.run(600)
     assert world.provider.rents == 0
     assert world.verdict(job).startswith("deferred: the budget of $1.00")
-
-
-def longer_job(nodes: int, **system: object) -> dict[str, Any]:
-    spec = job_of(nodes, duration_s=7200)
-    spec["attributes"]["system"].update({"burstable": False, **system})
-    return spec
 
 
 def test_nothing_is_rented_that_a_longer_job_could_take_beyond_the_budget() -> None:
