@@ -25,7 +25,9 @@ from flux_flex.host.scheduling import scheduling_of
 from flux_flex.simulate.files import read_yaml
 
 # How long nodes are paid for after they have idled away: draining, and the provider's own time.
-_RELEASE_S = 120.0
+# A node group of EKS takes long to go. Of a provider that is not ours nothing is known.
+_RELEASE_S = {"local": 120.0, "kubernetes": 300.0, "eks": 1200.0}
+_LONGEST_RELEASE_S = 1200.0
 
 if TYPE_CHECKING:  # brings the kubernetes package, which only that provider needs
     from flux_flex.burst.providers.kubernetes import KubernetesConfig
@@ -76,7 +78,7 @@ def settings_of(site: FlexConfig, queue_policy: QueuePolicy = "fcfs") -> Setting
     config = BurstConfig(
         threshold=burst.threshold,
         idle_timeout=burst.idle_timeout,
-        release=_RELEASE_S,
+        release=release_s_of(burst),
         depth=burst.depth,
         limits=limits,
         providers=(rents,),
@@ -91,6 +93,17 @@ def settings_of(site: FlexConfig, queue_policy: QueuePolicy = "fcfs") -> Setting
         hours=burst.limits.minutes,
         minute_of=_local_minute,
     )
+
+
+def release_s_of(burst: BurstSettings) -> float:
+    """For how long nodes are paid for after they have idled, in seconds. Raises BadInput."""
+    if burst.release_deadline is not None:
+        return burst.release_deadline
+    if burst.provider == "fluxburst":
+        from flux_flex.burst.providers.fluxburst import parse_fluxburst_config
+
+        return parse_fluxburst_config(burst.fluxburst).release_deadline
+    return _RELEASE_S.get(burst.provider, _LONGEST_RELEASE_S)
 
 
 def _local_minute(seconds: float) -> int:
