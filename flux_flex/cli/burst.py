@@ -60,10 +60,12 @@ def _reap(options: argparse.Namespace) -> int:
     from flux_flex.config import load_config
 
     instance = FluxInstance()
-    book = fold(instance.log(KEY))
     provider = open_provider(load_config(), instance)
     try:
-        orphans = [one for one in provider.observe() if one.burst not in book.bursts]
+        there = provider.observe()
+        # Read after it: the ledger has the intent of each request that could be seen there.
+        book = fold(instance.log(KEY))
+        orphans = [one for one in there if one.burst not in book.bursts]
         for one in orphans:
             if options.yes:
                 provider.release(one.burst)
@@ -177,7 +179,8 @@ def _explain(document: Document) -> None:
 
 def _budget(document: Document) -> None:
     spent, period = format_usd(_number(document, "spent")), _number(document, "period")
-    of = f" of {format_usd(_number(document, 'budget'))}" if document.get("budget") else ""
+    limit = document.get("budget")  # 0 is one
+    of = "" if limit is None else f" of {format_usd(_number(document, 'budget'))}"
     rate = format_usd(_number(document, "cost_per_hour"))
     out = console()
     out.print(word(f"{spent}{of} in the last {format_duration(period)}; now {rate}/h"))
