@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,6 +10,7 @@ from rich.table import Table
 
 from flux_flex.burst.service import NAME
 from flux_flex.cli.console import console, plain_table, print_json, word
+from flux_flex.cli.output import write_out
 from flux_flex.errors import BadInput, FlexError
 from flux_flex.host.flux_answers import RpcError
 from flux_flex.host.flux_instance import FluxInstance
@@ -82,13 +82,13 @@ def _reap(options: argparse.Namespace) -> int:
 
 def _eksctl_config(options: argparse.Namespace) -> int:
     """Print a cluster for `eksctl create cluster`; nothing is made."""
-    from flux_flex.burst.eksctl import ClusterPlan, eksctl_config, groups_of
-    from flux_flex.cli.burst_site import slots_in, types_of
+    from flux_flex.burst.eksctl import eksctl_config, groups_of
+    from flux_flex.cli.burst_site import cluster_plan, slots_in, types_of
     from flux_flex.config import load_config
 
     site = load_config()
-    plan = ClusterPlan(options.name, options.region, tuple(options.zones))
-    sys.stdout.write(eksctl_config(plan, groups_of(slots_in(site), types_of(site))))
+    plan = cluster_plan(site.burst, options.name, options.region, tuple(options.zones))
+    write_out(eksctl_config(plan, groups_of(slots_in(site), types_of(site))))
     return 0
 
 

@@ -14,6 +14,7 @@ from flux_flex.burst.catalog import NodeType, parse_catalog
 from flux_flex.burst.config import BurstConfig, Limits
 from flux_flex.burst.config import Provider as ProviderConfig
 from flux_flex.burst.controller import Settings
+from flux_flex.burst.eksctl import ClusterPlan
 from flux_flex.burst.plan import QueuePolicy
 from flux_flex.burst.providers import ENTRY_POINTS, Provider
 from flux_flex.burst.slots import Slot
@@ -31,6 +32,15 @@ _LONGEST_RELEASE_S = 1200.0
 
 if TYPE_CHECKING:  # brings the kubernetes package, which only that provider needs
     from flux_flex.burst.providers.kubernetes import KubernetesConfig
+
+# Stand-ins for what a table [burst.eks] needs and nobody knows before there is a cluster.
+_NOT_YET: Mapping[str, object] = {
+    "cluster": "not-yet",
+    "identity": "not-yet",
+    "node_role": "arn:aws:iam::000000000000:role/not-yet",
+    "subnets": ["subnet-00000000"],
+}
+_NOT_IN_CLUSTER = ("taints", "launch_template", "security_groups", "ami_type")
 
 OURS = ("local", "kubernetes", "eks", "fluxburst")
 
@@ -197,6 +207,34 @@ def _eks(site: FlexConfig) -> Provider:
     )  # fmt: skip
     port = site.burst.lead.port
     return EksProvider(config, types_of(site), inner, config.identity, port, aws)
+
+
+def cluster_plan(
+    burst: BurstSettings, name: str, region: str, zones: tuple[str, ...]
+) -> ClusterPlan:
+    """A cluster for `burst eksctl-config`, with nodes as ``[burst.eks]`` has them if it is used.
+
+    What is known only when there is a cluster need not be in the table yet. Raises BadInput where
+    the table cannot be used, or is of another cluster or region.
+    """
+    if burst.provider != "eks":
+        return ClusterPlan(name, region, zones)
+    from flux_flex.burst.providers.eks_config import parse_eks_config
+
+    given = {key: value for key, value in burst.eks.items() if value not in ("", [])}
+    try:
+        config = parse_eks_config({**_NOT_YET, **given})
+    except BadInput as error:
+        raise error.at("flex.toml: burst.eks") from None
+    for option, key, word in (("--name", "cluster", name), ("--region", "region", region)):
+        if key in given and given[key] != word:
+            what = f"burst.eks.{key} is {given[key]} in flex.toml"
+            raise BadInput(what, f"{option} {word[:60]}", f"use {option} {given[key]}")
+    return ClusterPlan(
+        name, region, zones, config.placement_group, config.efa, config.capacity == "spot",
+        config.labels, config.disk_gib,
+        left_out=tuple(key for key in _NOT_IN_CLUSTER if getattr(config, key)),
+    )  # fmt: skip
 
 
 def _rundir(site: FlexConfig, instance: FluxInstance) -> Path:
