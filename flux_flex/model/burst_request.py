@@ -4,9 +4,9 @@
     flux submit --setattr=burstable=best-effort …      # it also takes those that come
     flux submit --setattr=burstable=false …            # not even in the queue for bursts
 
-``burstable`` stands in ``attributes.user``, where Flux puts it, or in ``attributes.system``.
-``attributes.user.flex.held`` is what `flux submit --burst` sets beside it. Flux's own Python runs
-this for each job, so it imports nothing heavy.
+``burstable`` stands in ``attributes.system``, where Flux puts what has no other prefix, or in
+``attributes.user``. ``attributes.user.flex.held`` is what `flux submit --burst` sets beside it.
+Flux's own Python runs this for each job, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -31,9 +31,15 @@ def check_burst_request(jobspec: Mapping[str, object]) -> None:
     said = {}
     for place in _PLACES:
         table = attributes.get(place)
-        if isinstance(table, Mapping) and BURSTABLE in table:
+        if not isinstance(table, Mapping):
+            continue
+        if BURSTABLE in table:
             said[place] = _burstable(table[BURSTABLE], f"attributes.{place}.{BURSTABLE}")
-    if len({*said.values()}) > 1:
+        if place == "system" and isinstance(table.get("flex"), Mapping) and "held" in table["flex"]:
+            # It would stay held for ever: nobody looks there.
+            what = f"it belongs into {_FLEX}.held"
+            raise BadInput(what, "attributes.system.flex.held", "say --setattr=user.flex.held=true")
+    if len({bool(value) for value in said.values()}) > 1:
         what = f"it is {brief(said['user'])} here, and {brief(said['system'])} in attributes.system"
         raise BadInput(what, f"attributes.user.{BURSTABLE}", "say it once")
     user = attributes.get("user")

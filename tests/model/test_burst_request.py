@@ -68,10 +68,16 @@ def test_a_hold_that_cannot_be_meant_is_refused(flex: object, where: str) -> Non
     assert refused(user={"burstable": True, "flex": flex}).where == where
 
 
-def test_two_places_that_do_not_agree_are_refused() -> None:
+def test_a_hold_where_nobody_looks_is_refused_with_the_right_place() -> None:
+    error = refused(system={"burstable": 1, "flex": {"held": 1}})  # --setattr=flex.held
+    assert error.where == "attributes.system.flex.held"
+    assert "user.flex.held=true" in error.remedy
+
+
+def test_yes_in_one_place_and_no_in_the_other_are_refused() -> None:
     assert refused(user={"burstable": True}, system={"burstable": False}).remedy == "say it once"
-    assert refused(user={"burstable": 1}, system={"burstable": "best-effort"})
-    check_burst_request(jobspec(user={"burstable": 1}, system={"burstable": True}))
+    assert refused(user={"burstable": 0}, system={"burstable": "best-effort"})
+    check_burst_request(jobspec(user={"burstable": "best-effort"}, system={"burstable": 1}))
 
 
 def test_jobs_that_say_nothing_of_bursting_are_let_in() -> None:
@@ -100,7 +106,7 @@ def test_whatever_is_let_in_means_what_it_says(user: object, system: object, fle
         return
     spec = parse_jobspec(jobspec(**attributes))
     assert spec.burstable == bool(user) == bool(system)
-    assert spec.is_best_effort == (user == "best-effort")
+    assert spec.is_best_effort == ("best-effort" in (user, system))
 
 
 @given(JSON)
