@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import importlib
+import runpy
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 INGEST = "flux_flex.host.ingest"
+FILE = Path(__file__).parents[2] / "etc" / "flux" / "flux-flex-validator.py"
 
 
 @pytest.fixture
@@ -49,3 +52,25 @@ def test_jobs_that_may_burst_are_let_in(validate: Any) -> None:
     assert validate() is None
     assert validate(burstable=True, flex={"held": True}) is None
     assert validate(burstable="best-effort", usernetes="yes") is None
+
+
+def test_where_flux_flex_does_not_load_only_jobs_that_ask_for_it_are_refused(
+    validate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, INGEST, None)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    validator = runpy.run_path(str(FILE))["Validator"]()
+
+    def said(attributes: object) -> Any:
+        return validator.validate(SimpleNamespace(jobspec={"attributes": attributes}))
+
+    assert said(None) is None
+    assert said({"system": {"duration": 1.0}, "user": None}) is None
+    for asks in (
+        {"user": {"usernetes": 1}},
+        {"user": {"burstable": 1}},
+        {"system": {"burstable": 1}},
+    ):
+        number, why = said(asks)
+        assert number == errno.EINVAL
+        assert "does not load" in why
