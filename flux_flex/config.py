@@ -50,6 +50,10 @@ def _unlimited(value: object) -> object:
     return None if value == "unlimited" else value
 
 
+def _by_provider(value: object) -> object:
+    return None if value == "" else value
+
+
 # TOML has no null, and 0 has to mean that nothing may be rented.
 Unlimited = BeforeValidator(_unlimited)
 MostNodes = Annotated[Annotated[int, Field(ge=0, le=100_000)] | None, Unlimited]
@@ -335,6 +339,11 @@ class BurstSettings(BaseModel):
     )
     boot_deadline: Deadline = Field(
         default=600.0, description="how long rented nodes may take to join before they are given up"
+    )
+    release_deadline: Annotated[Deadline | None, BeforeValidator(_by_provider)] = Field(
+        default=None,
+        description="how long nodes are paid for after they have idled, which limits reckon with;"
+        " empty for what is usual with the provider",
     )
     queue: str = Field(
         default="", description="jobs of this queue may burst without saying so; empty for none"

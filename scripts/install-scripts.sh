@@ -532,7 +532,7 @@ warn_of_burst() {
     if ! "$flux" python -c "$without_cwd import flux.cli.plugin" >/dev/null 2>&1; then
         say
         say "Note: this Flux has no plugins of its commands, so no \"flux submit --burst\". Users write"
-        say "--urgency=hold --setattr=burstable --setattr=flex.held instead."
+        say "--urgency=hold --setattr=burstable --setattr=user.flex.held=true instead."
     fi
 }
 

@@ -29,9 +29,9 @@ except Exception as error:  # noqa: BLE001  # too old a Python fails in many way
     class Validator(ValidatorPlugin):
         def validate(self, job):
             attributes = job.jobspec.get("attributes") or {}
-            if "usernetes" in (attributes.get("user") or {}):
-                return errno.EINVAL, reason
-            return None
+            user, system = (attributes.get(key) or {} for key in ("user", "system"))
+            asks = "usernetes" in user or "burstable" in user or "burstable" in system
+            return (errno.EINVAL, reason) if asks else None
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ one for CoreDNS and the Flux Operator. The provider ``eks`` makes node groups of
 each burst; those here show role, subnets and EFA security groups to take over into flex.toml, and
 serve the provider ``kubernetes`` with a cluster autoscaler. They have no taints, which the pods of
 that provider do not tolerate; ``burst.eks.taints`` are those of the groups of the provider ``eks``.
+What else flex.toml says there and eksctl would do otherwise is named in the file's first lines.
 
 Source: https://docs.aws.amazon.com/eks/latest/eksctl/schema.html (eksctl.io/v1alpha5).
 """
@@ -30,6 +31,11 @@ _HEAD = """\
 # The control plane and the nodes of the group "system" cost money from then on, whether there are
 # bursts or not; the other groups begin with no nodes.
 """
+_LEFT_OUT = """\
+#
+# Not in here, of [burst.eks] in flex.toml: {keys}.
+# The node groups that flux-flex makes for bursts have that.
+"""
 _SYSTEM = "system"
 _CLUSTER = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,99}")
 
@@ -43,6 +49,7 @@ class ClusterPlan:
     efa              whether types that have EFA get it
     spot             whether rented nodes are spot instances
     system_type      node type of the one node that is always there
+    left_out         keys of [burst.eks] that bursts' own node groups follow, and those here do not
     """
 
     name: str
@@ -54,6 +61,7 @@ class ClusterPlan:
     labels: Mapping[str, str] = field(default_factory=dict)
     disk_gib: int = 0
     system_type: str = "m7i.large"
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,8 @@ def eksctl_config(plan: ClusterPlan, groups: Sequence[SlotGroup]) -> str:
         "managedNodeGroups": [_system(plan), *(_rented(plan, one) for one in groups)],
     }
     text: str = yaml.safe_dump(document, sort_keys=False, width=100, allow_unicode=True)
-    return _HEAD + text
+    left_out = _LEFT_OUT.format(keys=", ".join(plan.left_out)) if plan.left_out else ""
+    return _HEAD + left_out + text
 
 
 def _check(plan: ClusterPlan) -> None:

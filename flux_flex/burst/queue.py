@@ -95,7 +95,8 @@ def read_queue(instance: Instance, known: Known, *, depth: int, queue: str = "")
             continue  # held by a person
         if job.urgency == 0:
             held.add(job.jobid)
-        if queue and spec.system.get("queue") == queue and not spec.burstable:
+        is_for_bursts = queue and spec.system.get("queue") == queue
+        if is_for_bursts and "burstable" not in {**spec.system, **spec.user}:  # it may say no
             spec = replace(spec, user={**spec.user, "burstable": True})
         pending.append(
             PendingJob(job.jobid, spec, job.user, _priority(job), job.t_submit, job.t_estimate)

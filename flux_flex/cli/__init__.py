@@ -11,9 +11,11 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from flux_flex import __version__
+from flux_flex.cli.output import OutputError, flush
 from flux_flex.errors import EXIT_BAD_INPUT, FlexError
 from flux_flex.model.quoting import printable
 
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = _options(argv)
         command = importlib.import_module(f"flux_flex.cli.{options.command}")
         code: int = command.run(options)
-        sys.stdout.flush()
+        flush()
         return code
     except FlexError as error:
         where = f"{error.where}: " if error.where else ""
@@ -57,14 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("interrupted")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output, such as head, has seen enough.
+    except OutputError as error:
         _discard_output()
-        return 0
-    except OSError as error:
-        # Whatever is wrong with a file that is read or written has been told as bad input above.
-        say(f"cannot print: {error.strerror}", "redirect the output to where there is room")
-        _discard_output()
+        if error.is_broken_pipe:
+            return 0
+        say(f"cannot print: {error.reason}", "redirect the output to where there is room")
         return EXIT_BAD_INPUT
     except Exception as error:  # no traceback reaches a user
         if os.environ.get("FLUX_FLEX_DEBUG"):
@@ -92,7 +91,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     try:
         return _parser().parse_args(argv)
     except SystemExit:
-        sys.stdout.flush()
+        flush()
         raise
 
 
@@ -103,9 +102,9 @@ def _discard_output() -> None:
 
 def say(what: str, remedy: str = "") -> None:
     """Tell the user on standard error what happened and, on a line of its own, the way out."""
-    print(f"flux-flex: {printable(what)}", file=sys.stderr)  # noqa: T201 - the command's voice
-    if remedy:
-        print(printable(remedy), file=sys.stderr)  # noqa: T201
+    lines = [f"flux-flex: {printable(what)}", *([printable(remedy)] if remedy else [])]
+    with suppress(OSError):  # nobody is left who could be told
+        sys.stderr.write("".join(f"{line}\n" for line in lines))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,6 +10,7 @@ from rich.table import Table
 
 from flux_flex.burst.service import NAME
 from flux_flex.cli.console import console, plain_table, print_json, word
+from flux_flex.cli.output import write_out
 from flux_flex.errors import BadInput, FlexError
 from flux_flex.host.flux_answers import RpcError
 from flux_flex.host.flux_instance import FluxInstance
@@ -60,10 +60,12 @@ def _reap(options: argparse.Namespace) -> int:
     from flux_flex.config import load_config
 
     instance = FluxInstance()
-    book = fold(instance.log(KEY))
     provider = open_provider(load_config(), instance)
     try:
-        orphans = [one for one in provider.observe() if one.burst not in book.bursts]
+        there = provider.observe()
+        # Read after it: the ledger has the intent of each request that could be seen there.
+        book = fold(instance.log(KEY))
+        orphans = [one for one in there if one.burst not in book.bursts]
         for one in orphans:
             if options.yes:
                 provider.release(one.burst)
@@ -80,13 +82,13 @@ def _reap(options: argparse.Namespace) -> int:
 
 def _eksctl_config(options: argparse.Namespace) -> int:
     """Print a cluster for `eksctl create cluster`; nothing is made."""
-    from flux_flex.burst.eksctl import ClusterPlan, eksctl_config, groups_of
-    from flux_flex.cli.burst_site import slots_in, types_of
+    from flux_flex.burst.eksctl import eksctl_config, groups_of
+    from flux_flex.cli.burst_site import cluster_plan, slots_in, types_of
     from flux_flex.config import load_config
 
     site = load_config()
-    plan = ClusterPlan(options.name, options.region, tuple(options.zones))
-    sys.stdout.write(eksctl_config(plan, groups_of(slots_in(site), types_of(site))))
+    plan = cluster_plan(site.burst, options.name, options.region, tuple(options.zones))
+    write_out(eksctl_config(plan, groups_of(slots_in(site), types_of(site))))
     return 0
 
 
@@ -177,7 +179,8 @@ def _explain(document: Document) -> None:
 
 def _budget(document: Document) -> None:
     spent, period = format_usd(_number(document, "spent")), _number(document, "period")
-    of = f" of {format_usd(_number(document, 'budget'))}" if document.get("budget") else ""
+    limit = document.get("budget")  # 0 is one
+    of = "" if limit is None else f" of {format_usd(_number(document, 'budget'))}"
     rate = format_usd(_number(document, "cost_per_hour"))
     out = console()
     out.print(word(f"{spent}{of} in the last {format_duration(period)}; now {rate}/h"))

@@ -23,6 +23,7 @@ from flux_flex.burst.bootstrap import (
     with_cores,
 )
 from flux_flex.burst.catalog import Catalog, NodeType, parse_catalog
+from flux_flex.cli.output import write_out
 from flux_flex.config import BurstSettings, BurstSlot, load_config, slots_of
 from flux_flex.errors import BadInput
 from flux_flex.model.quoting import printable
@@ -59,8 +60,7 @@ def configure(options: argparse.Namespace) -> int:
         ]
     )
     own = len(hosts) - sum(len(slot.hosts) for slot in slots)
-    for line in _next_steps(folder, burst, slots, own):
-        print(printable(line))  # noqa: T201 - the command's voice
+    write_out("".join(f"{printable(line)}\n" for line in _next_steps(folder, burst, slots, own)))
     return 0
 
 

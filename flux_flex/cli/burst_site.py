@@ -14,6 +14,7 @@ from flux_flex.burst.catalog import NodeType, parse_catalog
 from flux_flex.burst.config import BurstConfig, Limits
 from flux_flex.burst.config import Provider as ProviderConfig
 from flux_flex.burst.controller import Settings
+from flux_flex.burst.eksctl import ClusterPlan
 from flux_flex.burst.plan import QueuePolicy
 from flux_flex.burst.providers import ENTRY_POINTS, Provider
 from flux_flex.burst.slots import Slot
@@ -25,10 +26,21 @@ from flux_flex.host.scheduling import scheduling_of
 from flux_flex.simulate.files import read_yaml
 
 # How long nodes are paid for after they have idled away: draining, and the provider's own time.
-_RELEASE_S = 120.0
+# A node group of EKS takes long to go. Of a provider that is not ours nothing is known.
+_RELEASE_S = {"local": 120.0, "kubernetes": 300.0, "eks": 1200.0}
+_LONGEST_RELEASE_S = 1200.0
 
 if TYPE_CHECKING:  # brings the kubernetes package, which only that provider needs
     from flux_flex.burst.providers.kubernetes import KubernetesConfig
+
+# Stand-ins for what a table [burst.eks] needs and nobody knows before there is a cluster.
+_NOT_YET: Mapping[str, object] = {
+    "cluster": "not-yet",
+    "identity": "not-yet",
+    "node_role": "arn:aws:iam::000000000000:role/not-yet",
+    "subnets": ["subnet-00000000"],
+}
+_NOT_IN_CLUSTER = ("taints", "launch_template", "security_groups", "ami_type")
 
 OURS = ("local", "kubernetes", "eks", "fluxburst")
 
@@ -76,7 +88,7 @@ def settings_of(site: FlexConfig, queue_policy: QueuePolicy = "fcfs") -> Setting
     config = BurstConfig(
         threshold=burst.threshold,
         idle_timeout=burst.idle_timeout,
-        release=_RELEASE_S,
+        release=release_s_of(burst),
         depth=burst.depth,
         limits=limits,
         providers=(rents,),
@@ -91,6 +103,17 @@ def settings_of(site: FlexConfig, queue_policy: QueuePolicy = "fcfs") -> Setting
         hours=burst.limits.minutes,
         minute_of=_local_minute,
     )
+
+
+def release_s_of(burst: BurstSettings) -> float:
+    """For how long nodes are paid for after they have idled, in seconds. Raises BadInput."""
+    if burst.release_deadline is not None:
+        return burst.release_deadline
+    if burst.provider == "fluxburst":
+        from flux_flex.burst.providers.fluxburst import parse_fluxburst_config
+
+        return parse_fluxburst_config(burst.fluxburst).release_deadline
+    return _RELEASE_S.get(burst.provider, _LONGEST_RELEASE_S)
 
 
 def _local_minute(seconds: float) -> int:
@@ -184,6 +207,34 @@ def _eks(site: FlexConfig) -> Provider:
     )  # fmt: skip
     port = site.burst.lead.port
     return EksProvider(config, types_of(site), inner, config.identity, port, aws)
+
+
+def cluster_plan(
+    burst: BurstSettings, name: str, region: str, zones: tuple[str, ...]
+) -> ClusterPlan:
+    """A cluster for `burst eksctl-config`, with nodes as ``[burst.eks]`` has them if it is used.
+
+    What is known only when there is a cluster need not be in the table yet. Raises BadInput where
+    the table cannot be used, or is of another cluster or region.
+    """
+    if burst.provider != "eks":
+        return ClusterPlan(name, region, zones)
+    from flux_flex.burst.providers.eks_config import parse_eks_config
+
+    given = {key: value for key, value in burst.eks.items() if value not in ("", [])}
+    try:
+        config = parse_eks_config({**_NOT_YET, **given})
+    except BadInput as error:
+        raise error.at("flex.toml: burst.eks") from None
+    for option, key, word in (("--name", "cluster", name), ("--region", "region", region)):
+        if key in given and given[key] != word:
+            what = f"burst.eks.{key} is {given[key]} in flex.toml"
+            raise BadInput(what, f"{option} {word[:60]}", f"use {option} {given[key]}")
+    return ClusterPlan(
+        name, region, zones, config.placement_group, config.efa, config.capacity == "spot",
+        config.labels, config.disk_gib,
+        left_out=tuple(key for key in _NOT_IN_CLUSTER if getattr(config, key)),
+    )  # fmt: skip
 
 
 def _rundir(site: FlexConfig, instance: FluxInstance) -> Path:

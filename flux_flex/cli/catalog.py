@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from flux_flex.burst.catalog import Catalog, NodeType, parse_catalog
+from flux_flex.cli.output import write_out
 from flux_flex.errors import BadInput
 from flux_flex.model.quoting import printable
 from flux_flex.simulate.files import read_yaml, write_all
@@ -47,8 +48,7 @@ def run(options: argparse.Namespace) -> int:
     aws = Aws(region, options.profile or "")
     types = read_types(aws, names, kept)
     write_all([(path, catalog_text(types, aws.region, SOURCE, _today()))])
-    for line in _changes(before, types):
-        print(printable(line))  # noqa: T201 - the command's voice
+    write_out("".join(f"{printable(line)}\n" for line in _changes(before, types)))
     return 0
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from flux_flex.cli.output import printing, write_out
 from flux_flex.model.quoting import printable
 
 # What a pipe or a file gets: no terminal says how wide it is.
@@ -26,6 +28,10 @@ def console(*, stderr: bool = False) -> Console:
 
 
 class _Console(Console):
+    def print(self, *objects: Any, **options: Any) -> None:
+        with printing():
+            super().print(*objects, **options)
+
     def on_broken_pipe(self) -> None:
         """Leave it to the command: rich itself would exit with 1, which means "not now"."""
         raise BrokenPipeError
@@ -38,7 +44,7 @@ def print_json(document: Mapping[str, object]) -> None:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
         text = to_json(document, ascii_only=True)
-    sys.stdout.write(text)
+    write_out(text)
 
 
 def to_json(document: Mapping[str, object], *, ascii_only: bool = False) -> str:

@@ -92,7 +92,7 @@ def _burst_checks(burst: BurstSettings, names: Sequence[str]) -> list[Check]:
 
     today = datetime.datetime.now(datetime.timezone.utc).date()
     checks = [
-        Check("burst", BURSTING, lambda _: config(burst)),
+        Check("burst", BURSTING, lambda survey: config(burst, survey.broker)),
         Check("burst-catalog", BURSTING, lambda _: catalog(burst, today)),
         *BURST_CHECKS,
     ]

@@ -17,8 +17,9 @@ from flux_flex.cli.burst_site import OURS, kubernetes_config
 from flux_flex.config import BurstSettings, slots_of
 from flux_flex.errors import BadInput
 from flux_flex.host.checks.findings import Finding, Problem, judged
+from flux_flex.host.checks.survey import BrokerConfig, BurstSlot, Secret
 from flux_flex.host.checks.survey import BurstSettings as SurveyedBurst
-from flux_flex.host.checks.survey import BurstSlot, Secret
+from flux_flex.host.checks.tables import at
 from flux_flex.simulate.files import read_yaml
 
 # On-demand prices change by the month at most; what is older was forgotten.
@@ -67,13 +68,21 @@ def _certificate(path: str) -> Secret:
 # -- the tables ------------------------------------------------------------------------------------
 
 
-def config(burst: BurstSettings) -> Finding:
-    """[burst] names a provider that there is, its table can be used, and nothing is left out."""
+def config(burst: BurstSettings, broker: BrokerConfig | None = None) -> Finding:
+    """[burst] names a provider that there is, its table can be used, and nothing is left out.
+
+    ``broker``: the configuration of the instance, if there is one to be asked."""
     problems = [*_left_out(burst), *_provider_problems(burst)]
     limits = burst.limits
     if limits.budget is None and limits.nodes is None and limits.cost_per_hour is None:
         remedy = '# in flex.toml\n[burst.limits]\nbudget = 200    # dollars in each period, "30d"'
         what = "no limit is set: who may submit may spend as much as there are slots"
+        problems.append(Problem(what, remedy, "warning"))
+    # With queues a site has thought of it; which of them keep others off is not to be seen here.
+    table = broker.table if broker and broker.live and not broker.trouble else None
+    if limits.budget and table is not None and not at(table, "queues"):
+        what = "without queues, anybody's longer job may come to run on nodes that jobs burst to"
+        remedy = f"# give own hosts a queue that requires them: {_DOCS}, Rented nodes are drained"
         problems.append(Problem(what, remedy, "warning"))
     bursts = len(slots_of(burst))
     return judged("burst", problems, f"provider {burst.provider}, room for {bursts} bursts")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flux_flex.cli import say
+from flux_flex.cli.output import write_out
 from flux_flex.cli.topology_source import Source, counted, read_hosts, read_source
 from flux_flex.errors import BadInput
 from flux_flex.host.flux_instance import FluxInstance, enclosing_instance
@@ -58,7 +58,7 @@ def _fetch(options: argparse.Namespace) -> int:
         write_all([(Path(options.file), text)])
         say(f"{counted(len(source.network.places), 'host')} written to {options.file}")
     else:
-        sys.stdout.write(text)
+        write_out(text)
     return 0
 
 

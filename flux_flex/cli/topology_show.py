@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from flux_flex.cli.console import console, to_json, word
+from flux_flex.cli.output import write_out
 from flux_flex.model.quoting import printable
 from flux_flex.simulate.files import write_all
 from flux_flex.topology.document import topology_document
@@ -52,13 +52,14 @@ def show(network: Network, standing: Standing, options: argparse.Namespace) -> i
     if options.json:
         # Not every character in a name may reach a terminal as it is, and JSON can spell them all.
         document = topology_document(network, standing, job)
-        sys.stdout.write(to_json(document, ascii_only=True))
+        write_out(to_json(document, ascii_only=True))
         return 0
     drawing = draw(network, standing, job, everything=options.all)
     out = console()
     if sum(1 for _ in drawing.root) > _MOST_COLOURED:
         stems = _ASCII_STEMS if out.options.ascii_only else _STEMS
-        sys.stdout.writelines(_plain(drawing.root, stems))
+        for line in _plain(drawing.root, stems):
+            write_out(line)
     else:
         out.print(_tree(drawing.root))
     for note in drawing.notes:

@@ -104,7 +104,10 @@ class FluxInstance:
 
     def rank(self) -> int:
         """The rank of the broker that this process talks to."""
-        return checked_whole(self._handle.get_rank(), "rank")
+        try:
+            return checked_whole(self._handle.get_rank(), "rank")
+        except OSError as error:
+            raise refused(error, "rank") from error
 
     def attribute(self, name: str) -> str | None:
         """A broker attribute (RFC 51), such as ``jobid``; None where it is not set."""
@@ -328,7 +331,10 @@ class FluxInstance:
         """The same for many jobs, all asked before the first answer is waited for. Those that
         are not there, and answers that are no JSON, are left out."""
         topic = "job-info.lookup"
-        asked = [(jobid, self._handle.rpc(topic, _lookup_of(jobid, key))) for jobid in jobids]
+        try:
+            asked = [(job, self._handle.rpc(topic, _lookup_of(job, key))) for job in jobids]
+        except OSError as error:
+            raise refused(error, topic) from error
         for jobid, future in asked:
             try:
                 answer = future.wait_for(self._deadline_s).get()

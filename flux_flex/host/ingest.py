@@ -15,6 +15,7 @@ from typing import Any
 
 from flux_flex.errors import BadInput
 from flux_flex.host.flux_bindings import bindings
+from flux_flex.model.burst_request import check_burst_request
 from flux_flex.model.usernetes import usernetes_request
 
 _PLUGIN: Any = bindings("flux.job.validator").ValidatorPlugin
@@ -27,6 +28,7 @@ class Validator(_PLUGIN):  # type: ignore[misc]
         """None to let the job in, else an errno and what `flux submit` prints."""
         try:
             usernetes_request(args.jobspec)
+            check_burst_request(args.jobspec)
         except BadInput as error:
             return errno.EINVAL, f"{error.where}: {error.what}; {error.remedy}"
         return None

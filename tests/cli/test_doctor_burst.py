@@ -15,6 +15,7 @@ from flux_flex.cli import doctor
 from flux_flex.cli.doctor_burst import STALE_DAYS, catalog, config, surveyed
 from flux_flex.config import PATH_VARIABLE, BurstSettings, parse_config
 from flux_flex.host.checks.machine import Answer, Machine
+from flux_flex.host.checks.survey import BrokerConfig
 
 CATALOG = """
 source: a test
@@ -108,6 +109,18 @@ def test_without_any_limit_it_is_a_warning() -> None:
     assert finding.status == "warning"
     assert "[burst.limits]" in finding.remedy
     assert config(settings(limits={"nodes": 3})).status == "found"
+
+
+def test_a_budget_without_queues_is_a_warning_where_the_instance_can_be_asked() -> None:
+    def broker(table: Mapping[str, Any], *, live: bool = True) -> BrokerConfig:
+        return BrokerConfig("the running instance", "/etc/flux/flux.toml", live, table)
+
+    finding = config(settings(), broker({}))
+    assert finding.status == "warning"
+    assert "without queues" in finding.what
+    assert config(settings(), broker({"queues": {"batch": {}}})).status == "found"
+    assert config(settings(), broker({}, live=False)).status == "found"
+    assert config(settings(limits={"nodes": 3}), broker({})).status == "found"
 
 
 def test_two_ports_of_one_lead_are_a_warning() -> None:

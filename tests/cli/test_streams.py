@@ -60,3 +60,28 @@ def test_help_that_cannot_be_printed_is_told(
     assert main(words) == 3
     sys.stdout.close()
     assert capsys.readouterr().err.startswith("flux-flex: cannot print: ")
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError(5, "of a broker")])
+def test_an_error_that_is_not_of_output_is_not_told_as_one(
+    error: OSError, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr("flux_flex.cli.topology.run", fails)
+    assert main(SHOW) == 70
+    said = capsys.readouterr().err
+    assert "cannot print" not in said
+    assert "internal error" in said
+
+
+def test_no_command_prints_past_what_tells_errors_of_output() -> None:
+    direct = ("sys.stdout.write", "sys.stdout.flush", " print(")
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in (ROOT / "flux_flex" / "cli").glob("*.py")
+        for line in path.read_text().splitlines()
+        if path.name != "output.py" and any(word in line for word in direct)
+    ]
+    assert found == ["console.py: def print(self, *objects: Any, **options: Any) -> None:"]

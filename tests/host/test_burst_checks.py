@@ -492,7 +492,7 @@ def test_flux_without_plugins_has_a_way_in_words(world: World) -> None:
     world.says("flux submit --list-plugins", code=2, err=unknown)
     finding = world.find("burst-option")
     assert finding.status == "warning"
-    assert "--urgency=hold --setattr=burstable --setattr=flex.held" in finding.remedy
+    assert "--urgency=hold --setattr=burstable --setattr=user.flex.held=true" in finding.remedy
 
 
 def test_plugin_that_breaks_flux_submit_is_told_by_its_last_line(world: World) -> None:

@@ -188,7 +188,7 @@ def test_folder_that_flux_does_not_look_into_is_told_with_the_variables_that_hel
     [
         ("flux.brokermod", "loads no modules that are written in Python"),
         ("flex-burst.py", "cannot import it:\nModuleNotFoundError: gone."),
-        ("flux.cli.plugin", "--urgency=hold --setattr=burstable --setattr=flex.held"),
+        ("flux.cli.plugin", "--urgency=hold --setattr=burstable --setattr=user.flex.held=true"),
     ],
 )
 def test_what_this_flux_cannot_do_is_said_with_the_other_way(

@@ -18,7 +18,7 @@ MODULE = "flex-burst"
 _ENOUGH = "--setattr=burstable is enough, --burst works too"
 _NO_INSTANCE = "no broker answers: ask inside the instance, or with FLUX_URI"
 _PLUGIN = re.compile(r"^FlexBurst loaded from (/.*)$", re.MULTILINE)
-_BY_HAND = "flux submit --urgency=hold --setattr=burstable --setattr=flex.held"
+_BY_HAND = "flux submit --urgency=hold --setattr=burstable --setattr=user.flex.held=true"
 _BROKERMOD = f"{WITHOUT_CWD} import flux.brokermod"
 
 
