@@ -133,6 +133,8 @@ def _status(document: Document) -> None:
     for provider, reason in _mapping(document, "protected").items():
         out.print(word(f"protected  {provider}: {reason}", "red"))
         out.print(word(f"           flux-flex burst start --provider {provider}", "cyan"))
+    for place, what in _mapping(document, "troubles").items():
+        out.print(word(f"trouble    {place}: {what}", "red"))
     for one in _rows(document, "aside"):
         left = format_duration(max(0.0, _number(one, "until") - time.time()))
         out.print(word(f"set aside  {one.get('type')} at {one.get('provider')} for {left}"))
@@ -199,6 +201,8 @@ def _drained(document: Document) -> None:
     names = document.get("bursts")
     told = " ".join(map(str, names)) if isinstance(names, list) and names else ""
     console().print(word(f"draining {told}" if told else "nothing is rented"))
+    if document.get("deciding") is False:
+        console().print(word("nothing more is rented until: flux-flex burst start", "cyan"))
 
 
 def _table(columns: Sequence[str]) -> Table:

@@ -11,9 +11,11 @@ import yaml
 from burst_site import World
 from flux_site import CATALOG
 
+from flux_flex.burst.service import Service
 from flux_flex.cli import burst as command
 from flux_flex.cli import burst_site, main
 from flux_flex.config import PATH_VARIABLE
+from flux_flex.errors import FlexError
 
 EKS = """
 [burst]
@@ -66,6 +68,34 @@ def test_a_budget_of_nothing_is_shown_as_a_limit(
     said = capsys.readouterr().out
     assert told in said
     assert (" of " in said) == (budget is not None)
+
+
+def test_what_the_controller_is_in_trouble_with_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused() -> Any:
+        raise FlexError("credentials have expired", "scripted")
+
+    world = World()
+    monkeypatch.setattr(world.provider, "observe", refused)
+    monkeypatch.setattr(
+        command, "_asked", lambda topic, *_: Service(world.controller).topics[topic]({})
+    )
+    world.run(60)
+    assert main(["burst", "status"]) == 0
+    said = capsys.readouterr().out
+    assert "trouble    scripted: does not say what it has: credentials have expired" in said
+
+
+def test_drain_of_all_says_how_renting_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = World()
+    monkeypatch.setattr(
+        command, "_asked", lambda topic, *_: Service(world.controller).topics[topic]({})
+    )
+    assert main(["burst", "drain"]) == 0
+    assert "nothing more is rented until: flux-flex burst start" in capsys.readouterr().out
 
 
 # -- eksctl-config ---------------------------------------------------------------------------------

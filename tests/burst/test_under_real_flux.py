@@ -68,7 +68,7 @@ def test_a_controller_that_ends_in_the_middle_of_a_boot_is_followed_by_one_that_
         site.open_gate()
         site.flux("job", "wait-event", "--timeout=50", job, "clean")
         assert site.state(job) == "COMPLETED"
-        assert site.flex("drain") == "draining burst-0"
+        assert site.flex("drain", "burst-0") == "draining burst-0"
         site.wait_for("gone")
         assert site.nothing_is_left()
         assert site.events() == NOTHING_TWICE
