@@ -17,6 +17,7 @@ from flux_flex.burst.market import nodes_asked
 from flux_flex.burst.queue import Queue, Running
 from flux_flex.burst.slots import Slot
 from flux_flex.model.constraints import Constraint
+from flux_flex.model.money import cost_of
 from flux_flex.model.rv1 import RankResources
 
 _COMING = (State.INTENDED, State.ASKED)
@@ -42,7 +43,8 @@ class Purse:
         if budget is None:
             return True
         more = self._worst_usd(entry, opened=True) - self._worst_usd(entry)
-        if self._taken_usd + more > budget:
+        # A sum that is no number is not within the budget.
+        if more and not self._taken_usd + more <= budget:
             return False
         self._taken_usd += more
         return True
@@ -60,7 +62,7 @@ class Purse:
         elif entry.state in _COMING:
             end_s = max(entry.boot_by_s, now_s) + self._coming_s[entry.burst]
         left_s = max(end_s, now_s) - now_s + self._config.idle_timeout + self._config.release
-        return entry.cost_per_hour_usd * left_s / 3600
+        return cost_of(entry.cost_per_hour_usd, left_s)
 
 
 def longest_by_type(queue: Queue, book: Book, slots: Sequence[Slot]) -> dict[str, float]:

@@ -24,8 +24,12 @@ from typing import Protocol
 from flux_flex.burst.providers import Rental
 from flux_flex.errors import FlexError
 from flux_flex.host.instance import Event
+from flux_flex.model.money import cost_of
 
 KEY = "flex.burst.ledger"
+
+# No time since the epoch and no price an hour is as much.
+_MOST = 1e15
 
 
 class State(str, Enum):
@@ -59,8 +63,7 @@ class Entry:
 
     def cost_usd(self, since_s: float, until_s: float) -> float:
         """What it costs between two times, from the intent on."""
-        paid_s = max(0.0, until_s - max(self.intended_s, since_s))
-        return self.cost_per_hour_usd * paid_s / 3600
+        return cost_of(self.cost_per_hour_usd, max(0.0, until_s - max(self.intended_s, since_s)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +212,7 @@ def _of_provider(book: Book, event: Event) -> Book:
     if event.name == "aside":
         key = (name, str(event.context.get("type")))
         times = book.aside.get(key, (0.0, 0))[1] + 1
-        return replace(book, aside={**book.aside, key: (_seconds(event, "until"), times)})
+        return replace(book, aside={**book.aside, key: (_number(event, "until"), times)})
     return replace(
         book,
         protected={one: why for one, why in book.protected.items() if one != name},
@@ -234,10 +237,10 @@ def _intended(event: Event) -> Entry:
         rental=rental,
         provider=str(context.get("provider")),
         user=str(context.get("user")),
-        cost_per_hour_usd=_seconds(event, "cost_per_hour"),
+        cost_per_hour_usd=_number(event, "cost_per_hour"),
         state=State.INTENDED,
         intended_s=event.timestamp,
-        boot_by_s=_seconds(event, "boot_by"),
+        boot_by_s=_number(event, "boot_by"),
         changed_s=event.timestamp,
         jobs=tuple(_ids(context)),
     )
@@ -248,10 +251,12 @@ def _ids(context: Mapping[str, object]) -> list[int]:
     return [job for job in jobs if isinstance(job, int)] if isinstance(jobs, list) else []
 
 
-def _seconds(event: Event, key: str) -> float:
+def _number(event: Event, key: str) -> float:
+    """Seconds or dollars. Raises FlexError for what is neither: no reckoning is right with it."""
     value = event.context.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise FlexError(
-            f"the key {key} is no number", f"{KEY}: {event.name}", "it was changed by hand"
-        )
-    return float(value)
+    # An int of hundreds of digits is no float.
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < _MOST:  # type: ignore[operator]
+        what = f"the key {key} is no number that could be"
+        raise FlexError(what, f"{KEY}: {event.name}", "it was changed by hand")
+    return float(value)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ snapshot = snapshot_of(queue, book, slots, types, config)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 from flux_flex.burst.budget import longest_by_type, longest_coming
@@ -122,7 +123,8 @@ def _rented(
             if one.rank in number and (held := _within(one, node_type))
         )
         _hold(matcher, job, there, queue.now_s)
-        busy_until_s = max(busy_until_s, job.end_s if there else 0.0)
+        if there:
+            busy_until_s = max(busy_until_s, job.end_s or math.inf)
     ready_s = queue.now_s if entry.state is State.UP else max(entry.boot_by_s, queue.now_s)
     by_id = {job.jobid: job for job in queue.pending}
     for jobid in entry.jobs:
@@ -145,7 +147,7 @@ def _rented(
         busy_until_s=busy_until_s,
         user=entry.user,
         matcher=matcher,
-        at_most_s=ready_s + longest_s,
+        at_most_s=0.0 if leaving else ready_s + longest_s,
     )
 
 

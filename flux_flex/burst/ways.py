@@ -28,6 +28,7 @@ from flux_flex.burst.market import (
 from flux_flex.burst.plan import Alternative, Order, Rented, Snapshot
 from flux_flex.burst.reasons import no_room, no_slot, too_large
 from flux_flex.burst.select import PendingJob
+from flux_flex.model.money import cost_of
 
 # open: may be taken; misfit: the job never fits there; late: not soon enough; limited: a limit
 # stands in the way.
@@ -80,7 +81,7 @@ class Bursts:
         for one in self.existing:
             left_s = max(0.0, self._paid_s(max(one.busy_until_s, one.at_most_s)))
             hourly = one.cost_per_hour_usd
-            yield Commitment(one.user, one.nodes, hourly, hourly * left_s / 3600)
+            yield Commitment(one.user, one.nodes, hourly, cost_of(hourly, left_s))
 
     def ways(self, job: PendingJob, before_s: float) -> Iterator[Way]:
         """All that could be done for a job, also what is ruled out whatever else is rented.
@@ -118,7 +119,7 @@ class Bursts:
             return
         end_s = match.at + job.jobspec.duration_s
         longer_s = max(0.0, end_s - self.busy_until_s[rented.burst])
-        cost = rented.cost_per_hour_usd * longer_s / 3600
+        cost = cost_of(rented.cost_per_hour_usd, longer_s)
         nodes = tuple(node_numbers(match.graph, match.nodes))
         name = rented.node_type.name
         yield Way(
@@ -171,7 +172,7 @@ class Bursts:
         """What no room below the limits could ever allow, priced without placing the job."""
         start_s = self.now_s + provider.boot
         hourly = nodes * node_type.price_per_hour_usd
-        cost = hourly * self._paid_s(start_s + job.jobspec.duration_s) / 3600
+        cost = cost_of(hourly, self._paid_s(start_s + job.jobspec.duration_s))
         name = node_type.name
         seen = Alternative(provider.name, name, nodes, nodes, start_s, cost, hourly)
         return Way(seen).rejected("limited", why)
@@ -219,13 +220,13 @@ class Bursts:
 
     def _cost_usd(self, order: Order) -> float:
         hourly = order.nodes * order.node_type.price_per_hour_usd
-        return hourly * self._paid_s(order.end_s) / 3600
+        return cost_of(hourly, self._paid_s(order.end_s))
 
     def _worst_usd(self, order: Order) -> float:
         """The same if the longest job that may take its nodes starts as soon as they are up."""
         hourly = order.nodes * order.node_type.price_per_hour_usd
         longest_s = self.longest_s.get(order.node_type.name, 0.0)
-        return hourly * self._paid_s(max(order.end_s, order.ready_s + longest_s)) / 3600
+        return cost_of(hourly, self._paid_s(max(order.end_s, order.ready_s + longest_s)))
 
     def _paid_s(self, end_s: float) -> float:
         """Nodes are paid from the request, which is now, until they have idled and are gone."""

@@ -20,6 +20,9 @@ from flux_flex.model.jobspec import Jobspec, Resource
 
 _FIRST = np.ones(1, dtype=bool)
 
+# More than any graph has, and so that the sum of two of them is an int64.
+_MOST = 1 << 61
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Ask:
@@ -262,7 +265,7 @@ def _sum_of_needs(asks: tuple[Ask, ...]) -> tuple[tuple[int, int], ...]:
     least: dict[int, int] = {}
     for ask in asks:
         for row, need in ask.needs:
-            least[row] = least.get(row, 0) + need * ask.count.least
+            least[row] = min(least.get(row, 0) + need * ask.count.least, _MOST)
     return tuple(least.items())
 
 
@@ -271,7 +274,7 @@ def _totals(asks: tuple[Ask, ...], basis: Basis) -> IntArray:
     rows = list(basis.leaf_row.values())
     needs = dict(_sum_of_needs(asks))
     nodes = basis.graph.types.index(NODE) if NODE in basis.graph.types else -1
-    whole = sum(_whole_nodes(ask, nodes) for ask in asks)
+    whole = min(sum(_whole_nodes(ask, nodes) for ask in asks), _MOST)
     return np.array([*(needs.get(row, 0) for row in rows), whole], dtype=np.int64)
 
 
