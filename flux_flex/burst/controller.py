@@ -117,8 +117,9 @@ class Controller:
         """Look, move bursts on, decide. Raises FlexError where the instance does not answer."""
         self._take_answers()
         queue = read_queue(
-            self.instance, self._known, depth=self.settings.config.depth, queue=self.settings.queue
-        )
+            self.instance, self._known, depth=self.settings.config.depth,
+            queue=self.settings.queue, also=self.ledger.book.jobs,
+        )  # fmt: skip
         self._purse = self._counted(queue)
         for entry in [*self.ledger.book.bursts.values()]:
             self._move(entry, queue)
@@ -385,7 +386,7 @@ class Controller:
 
     def _counted(self, queue: Queue) -> Purse:
         """What the budget leaves, before anything is opened."""
-        return Purse(self.ledger.book, queue, self.settings.config, self.slots)
+        return Purse(self.ledger.book, queue, self.settings.config)
 
     @property
     def _boot_text(self) -> str:

@@ -92,6 +92,11 @@ class Book:
     aside: Mapping[tuple[str, str], tuple[float, int]] = field(default_factory=dict)
     protected: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def jobs(self) -> frozenset[int]:
+        """The jobs that nodes are rented for."""
+        return frozenset(job for entry in self.bursts.values() for job in entry.jobs)
+
     def spent_usd(self, since_s: float, now_s: float) -> float:
         """What has been paid since a time, for what is over and for what is not."""
         return sum(one.cost_usd(since_s) for one in self.past) + sum(

@@ -36,9 +36,9 @@ def snapshot_of(
 ) -> Snapshot:
     """All that a decision knows, from the instance and the ledger."""
     placeholders = {rank for slot in slots for rank in slot.ranks}
+    taken = book.jobs
     is_limited = config.limits.budget is not None
-    coming_s = longest_coming(queue, book, slots) if is_limited else {}
-    taken = {job for entry in book.bursts.values() for job in entry.jobs}
+    coming_s = longest_coming(queue, book) if is_limited else {}
     return Snapshot(
         now_s=queue.now_s,
         local=_local(queue, placeholders),

@@ -108,3 +108,46 @@ def test_a_job_that_runs_without_a_limit_on_rented_nodes_is_not_over_now() -> No
     world.run(4 * 3600)
     assert world.state(endless) is JobState.RUN
     assert world.provider.rents == 1  # else: rented, not opened, released, rented …
+
+
+# -- jobs that come in between ---------------------------------------------------------------------
+
+
+def test_a_job_that_became_longer_after_it_was_rented_for_does_not_break_the_budget() -> None:
+    world = World(limits=Limits(budget=20.0, period=86400.0))
+    job = world.submit(4)
+    world.run(60)
+    system: Any = world.instance.jobspec(job)["attributes"]["system"]  # type: ignore[index]
+    system["duration"] = 360000.0  # flux update JOBID duration=100h
+    world.run(86400, every_s=300)
+    assert spent(world) <= 20.0
+
+
+class Backfill(World):
+    """Jobs that fit start, whoever waits ahead of them."""
+
+    def _jobs(self) -> None:
+        for job in self.instance.jobs(JobState.RUN):
+            system: Any = self.instance.jobspec(job.jobid)["attributes"]["system"]  # type: ignore[index]
+            if self.instance.now() >= (job.t_run or 0.0) + system["duration"]:
+                self.instance.finish(job.jobid)
+        waiting = {job.jobid: job for job in self.instance.jobs(JobState.SCHED)}
+        for jobid in [*self.instance.queue()]:
+            if waiting[jobid].urgency:
+                self._start(jobid)
+
+
+def test_the_budget_covers_the_longest_job_that_waits_also_far_down_the_queue() -> None:
+    limits = Limits(budget=30.0, period=86400.0)
+    world = Backfill(slots=slots_of("small", 1, 4), limits=limits, queue_policy="easy")
+    own_busy(world)
+    world.submit(4, duration_s=1200, priority=50)
+    world.run(BOOT_S + 90)
+    world.submit(2, duration_s=900, priority=49)
+    world.submit(4, duration_s=600, priority=48)
+    world.run(30)
+    for _ in range(40):
+        world.instance.submit(plain(9, 60), priority=47)
+    world.instance.submit(plain(1, 360000.0), priority=10)
+    world.run(86400)
+    assert spent(world) <= 30.0

@@ -17,6 +17,7 @@ from flux_flex.model.constraints import Constraint
 from flux_flex.model.count import Count
 from flux_flex.model.graph import NODE, BoolArray, IntArray, ResourceGraph
 from flux_flex.model.jobspec import Jobspec, Resource
+from flux_flex.model.targets import Target, Targets
 
 _FIRST = np.ones(1, dtype=bool)
 
@@ -253,9 +254,14 @@ def _eligible(constraint: Constraint | None, graph: ResourceGraph) -> BoolArray 
     if constraint is None:
         return None
     eligible = np.ones(len(graph), dtype=bool)
-    for node in graph.of_type(NODE):
-        held = graph.properties.get(int(node), frozenset())
-        if not constraint.matches(held, graph.names[node], int(graph.rank[node])):
+    nodes = graph.of_type(NODE)
+    none: frozenset[str] = frozenset()
+    targets = Targets(
+        Target(int(graph.rank[node]), graph.names[node], graph.properties.get(int(node), none))
+        for node in nodes
+    )
+    for node, meets in zip(nodes, targets.answers(targets.matching(constraint)), strict=True):
+        if not meets:
             eligible[node : graph.end[node]] = False
     return eligible
 
