@@ -119,7 +119,14 @@ class Ledger:
 
     def __init__(self, instance: Log) -> None:
         self._instance = instance
-        self.book = fold(instance.log(KEY))
+        self._book: Book | None = fold(instance.log(KEY))
+
+    @property
+    def book(self) -> Book:
+        """What the ledger says. Raises FlexError where it has to be read again, and cannot be."""
+        if self._book is None:
+            self._book = fold(self._instance.log(KEY))
+        return self._book
 
     def intend(
         self, rental: Rental, *, provider: str, user: str, jobs: Sequence[int],
@@ -157,8 +164,11 @@ class Ledger:
         self._write("reset", provider=provider)
 
     def _write(self, name: str, **context: object) -> None:
+        book = self.book
+        # What could not be written may have been: an answer that is late is no refusal.
+        self._book = None
         self._instance.post(KEY, name, context)
-        self.book = _folded(self.book, Event(self._instance.now(), name, context))
+        self._book = _folded(book, Event(self._instance.now(), name, context))
 
 
 def fold(events: Iterable[Event]) -> Book:
@@ -180,8 +190,7 @@ _CHANGES = {
 def _folded(book: Book, event: Event) -> Book:
     context = event.context
     if event.name == "intend":
-        entry = _intended(event)
-        return replace(book, bursts={**book.bursts, entry.burst: entry})
+        return _with_intent(book, _intended(event))
     if event.name in ("aside", "protect", "reset"):
         return _of_provider(book, event)
     found = book.bursts.get(str(context.get("burst")))
@@ -207,6 +216,23 @@ def _folded(book: Book, event: Event) -> Book:
     if event.name == "up":
         book = _tried_again(book, (entry.provider, entry.rental.type))
     return replace(book, bursts={**book.bursts, entry.burst: changed})
+
+
+def _with_intent(book: Book, entry: Entry) -> Book:
+    """The book with one more burst. Nodes are rented once for a job: where an intent came into the
+    ledger after its writer had given it up, what has not been asked for yet loses the job."""
+    bursts = dict(book.bursts)
+    jobs = set(entry.jobs)
+    for other in book.bursts.values():
+        if other.burst == entry.burst:
+            continue
+        if other.state is State.INTENDED:
+            left = tuple(job for job in other.jobs if job not in jobs)
+            bursts[other.burst] = replace(other, jobs=left)
+        elif other.state in (State.ASKED, State.UP):
+            jobs -= set(other.jobs)
+    own = tuple(job for job in entry.jobs if job in jobs)
+    return replace(book, bursts={**bursts, entry.burst: replace(entry, jobs=own)})
 
 
 def _of_provider(book: Book, event: Event) -> Book:

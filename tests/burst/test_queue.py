@@ -134,7 +134,7 @@ def test_a_job_that_was_let_go_and_is_held_again_is_held_by_a_person() -> None:
     assert not queue.pending
 
 
-# -- jobspecs that change, are refused, or are not there ---------------------------------------------
+# -- jobspecs that change, are refused, or are not there -------------------------------------------
 
 
 def test_a_held_job_whose_jobspec_is_refused_is_known_with_the_reason() -> None:
