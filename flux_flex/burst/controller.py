@@ -62,13 +62,15 @@ def _minute_of_utc(seconds: float) -> int:
 class Settings:
     """What a controller goes by. ``config`` has the limits; ``boot_deadline_s`` is how long nodes
     may take to come up; jobs of ``queue`` may burst without saying so; ``hours`` are the first and
-    the end of the time of day to rent, in minutes after midnight, as ``minute_of`` tells it."""
+    the end of the time of day to rent, in minutes after midnight, as ``minute_of`` tells it;
+    ``waits``: the scheduler lets a job wait for hosts that are down."""
 
     config: BurstConfig
     slots: tuple[Slot, ...]
     boot_deadline_s: float = 600.0
     queue_policy: QueuePolicy = "fcfs"
     queue: str = ""
+    waits: bool = False
     hours: tuple[int, int] | None = None
     minute_of: Callable[[float], int] = _minute_of_utc
 
@@ -405,6 +407,7 @@ class Controller:
             self.settings.config,
             self.settings.queue_policy,
             self._closed(queue.now_s),
+            waits=self.settings.waits,
         )
         plan = decide(snapshot)
         waiting = {job.jobid for job in queue.pending}
@@ -442,7 +445,8 @@ class Controller:
     def _take(self, order: Order, queue: Queue) -> None:
         """Rent what was decided: the intent, and then the request."""
         book = self.ledger.book
-        slot = free_slot(self.slots, book, order.node_type.name, order.nodes)
+        slots = [one for one in self.slots if one.name not in order.avoid]
+        slot = free_slot(slots, book, order.node_type.name, order.nodes)
         if slot is None:
             log.warning("no slot is left for %s x %s", order.nodes, order.node_type.name)
             return
