@@ -7,6 +7,7 @@ lists what could be done for a job with what each would cost; :meth:`Bursts.take
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -131,7 +132,14 @@ class Bursts:
         name = node_type.name
         yield Way(
             Alternative(
-                rented.provider, name, len(nodes), 0, match.at, cost, 0.0, burst=rented.burst
+                rented.provider,
+                name,
+                len(nodes),
+                0,
+                match.at,
+                _finite(cost),
+                0.0,
+                burst=rented.burst,
             ),
             rented=rented,
             placed=Placed(job, match.at, end_s, nodes),
@@ -189,7 +197,7 @@ class Bursts:
         hourly = nodes * node_type.price_per_hour_usd
         cost = cost_of(hourly, self._paid_s(start_s + job.jobspec.duration_s))
         name = node_type.name
-        seen = Alternative(provider.name, name, nodes, nodes, start_s, cost, hourly)
+        seen = Alternative(provider.name, name, nodes, nodes, start_s, _finite(cost), hourly)
         return Way(seen).rejected("limited", why)
 
     def _grown(self, order: Order, job: PendingJob) -> Iterator[Way]:
@@ -208,6 +216,8 @@ class Bursts:
             return
         cost = self._cost_usd(grown) - self._cost_usd(order)
         worst = self._worst_usd(grown) - self._worst_usd(order)
+        if math.isnan(cost):  # beyond all numbers, both
+            return
         yield _ordering(grown, grown.nodes - order.nodes, cost, worst, joins=order.burst)
 
     def _new(self, provider: Provider, node_type: NodeType, job: PendingJob) -> Way:
@@ -309,6 +319,11 @@ class Bursts:
         return end_s - self.now_s + self.config.idle_timeout + self.config.release
 
 
+def _finite(cost_usd: float) -> float:
+    """A cost as it is shown and compared, in numbers that JSON has."""
+    return min(cost_usd, sys.float_info.max)
+
+
 def _ordering(order: Order, new_nodes: int, cost: float, worst: float, *, joins: str) -> Way:
     """The way for the last job of an order that adds ``new_nodes`` and ``cost`` US dollars, or
     ``worst`` for the budget."""
@@ -321,7 +336,7 @@ def _ordering(order: Order, new_nodes: int, cost: float, worst: float, *, joins:
             len(placed.nodes),
             new_nodes,
             placed.start_s,
-            cost,
+            _finite(cost),
             hourly,
             burst=joins,
         ),

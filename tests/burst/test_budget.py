@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -83,6 +84,18 @@ def test_a_ledger_with_a_cost_that_could_not_be_is_refused(cost: object) -> None
     bad = {"burst": "b", "cost_per_hour": cost, "boot_by": 1.0, "hosts": ["h"], "jobs": []}
     with pytest.raises(FlexError, match="cost_per_hour"):
         fold([Event(1.0, "intend", bad)])
+
+
+@pytest.mark.parametrize("limits", [Limits(), Limits(budget=1.0), Limits(nodes=2)])
+def test_a_job_of_absurd_length_is_explained_in_numbers_that_json_has(limits: Limits) -> None:
+    world = World(limits=limits)
+    own_busy(world)
+    jobs = [world.submit(4, duration_s=1.7e308) for _ in range(2)]
+    world.run(60)
+    for job in jobs:
+        if job in world.controller.decisions:
+            for way in world.controller.decisions[job].alternatives:
+                json.dumps([way.cost_usd, way.cost_per_hour_usd], allow_nan=False)
 
 
 # -- jobs without an end ---------------------------------------------------------------------------
