@@ -22,6 +22,8 @@ from flux_flex.model.rv1 import RankResources, ResourceSet
 
 # A job that should be over by now, and is not: how much longer it is taken to need.
 _OVERDUE_S = 60.0
+# No job starts there any more: those that waited for it are decided about again.
+_LEAVING = (State.LEAVING, State.RELEASING)
 
 
 def snapshot_of(
@@ -39,7 +41,9 @@ def snapshot_of(
     placeholders = {rank for slot in slots for rank in slot.ranks}
     for entry in book.bursts.values():  # its slot may have left the configuration
         placeholders.update(queue.ranks_of(entry.rental.hosts))
-    taken = book.jobs
+    taken = {
+        job for entry in book.bursts.values() if entry.state not in _LEAVING for job in entry.jobs
+    }
     is_limited = config.limits.budget is not None
     coming_s = longest_coming(queue, book) if is_limited else {}
     return Snapshot(
@@ -118,13 +122,13 @@ def _rented(entry: Entry, queue: Queue, types: Mapping[str, NodeType], longest_s
     ready_s = queue.now_s if entry.state is State.UP else max(entry.boot_by_s, queue.now_s)
     waiting = {job.jobid: job.jobspec for job in queue.pending}
     for jobid in entry.jobs:
-        if jobid in waiting:
+        if jobid in waiting and entry.state not in _LEAVING:
             try:
                 start_s = matcher.reserve(waiting[jobid], jobid, ready_s).at
             except (FlexError, ArithmeticError):
                 continue  # it has no place there, and is paid for by whoever starts
             busy_until_s = max(busy_until_s, start_s + waiting[jobid].duration_s)
-    leaving = entry.state in (State.LEAVING, State.RELEASING)
+    leaving = entry.state in _LEAVING
     if leaving:  # it is paid for until it is gone, and takes no job
         ready_s = math.inf
     return Rented(

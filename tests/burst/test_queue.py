@@ -11,6 +11,7 @@ from burst_site import BOOT_S, OWN, World, job_of, slots_of
 from flux_flex.burst.config import Limits
 from flux_flex.burst.ledger import KEY
 from flux_flex.burst.queue import LET_GO, Known, read_queue
+from flux_flex.burst.service import Service
 from flux_flex.host.instance import JobState
 from flux_flex.host.memory_instance import MemoryInstance
 from flux_flex.model.rv1 import RankResources, ResourceSet
@@ -119,6 +120,20 @@ def test_a_step_reads_few_jobspecs_of_a_long_queue() -> None:
     assert not asked
     assert len(queue.pending) == 32
     assert queue.waiting[0].limit_s == 600.0 + 2999
+
+
+def test_a_job_of_a_burst_that_leaves_is_decided_about_again() -> None:
+    world = World()
+    own_busy(world)
+    world.submit(4, duration_s=3 * 86400)
+    world.run(BOOT_S + 90)
+    world.provider.no_capacity.add("small")
+    job = world.submit(4, urgency=0, attributes=HELD)
+    world.run(60)
+    world.provider.no_capacity.clear()
+    Service(world.controller).drain({"burst": "small-0"})
+    world.run(86400, every_s=300)
+    assert world.state(job) is not JobState.SCHED  # the other slot is free all the time
 
 
 # -- held by whom ----------------------------------------------------------------------------------
