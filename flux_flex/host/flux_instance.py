@@ -57,6 +57,7 @@ _LISTED = [
 ]  # fmt: skip
 # job-list shows this where R has no end: the most nanoseconds of 64 bits.
 _NO_END_S = 9.2e9
+_NO_CLOCK_S = 1e18
 
 
 class FluxInstance:
@@ -421,13 +422,20 @@ def _job_info(value: object) -> JobInfo | None:
         t_inactive=_later(entry, "t_inactive", place),
         memo=dict(sorted(_dotted(checked_mapping(annotations.get("user", {}), f"{place}: user")))),
         t_estimate=_estimate(annotations.get("sched")),
-        duration_s=_later(entry, "duration", place),
+        duration_s=_asked_s(entry, "duration", place),
         expires_s=_expiration(entry, place),
     )
 
 
+def _asked_s(entry: Mapping[str, object], key: str, place: str) -> float | None:
+    """Seconds that a user asked for, who may ask for anything: None where no clock goes so far."""
+    value = entry.get(key)
+    beyond = isinstance(value, (int, float)) and not abs(value) < _NO_CLOCK_S
+    return None if beyond else _later(entry, key, place)
+
+
 def _expiration(entry: Mapping[str, object], place: str) -> float | None:
-    found = _later(entry, "expiration", place)
+    found = _asked_s(entry, "expiration", place)
     return found if found and found < _NO_END_S else None
 
 
