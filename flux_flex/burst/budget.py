@@ -9,30 +9,25 @@ rent goes by the same reckoning, so that nothing is rented that could not be ope
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from flux_flex.burst.config import BurstConfig
 from flux_flex.burst.ledger import Book, Entry, State
 from flux_flex.burst.market import nodes_asked
 from flux_flex.burst.queue import Queue, Running
 from flux_flex.burst.slots import Slot
-from flux_flex.model.constraints import Constraint
-from flux_flex.model.rv1 import RankResources
+from flux_flex.model.money import cost_of
 
 _COMING = (State.INTENDED, State.ASKED)
 
 
 class Purse:
-    """What the budget leaves, burst by burst, at one moment. ``slots`` have the ranks of bursts."""
+    """What the budget leaves, burst by burst, at one moment."""
 
-    def __init__(
-        self, book: Book, queue: Queue, config: BurstConfig, slots: Sequence[Slot]
-    ) -> None:
-        self._book = book
+    def __init__(self, book: Book, queue: Queue, config: BurstConfig) -> None:
         self._queue = queue
         self._config = config
-        self._ranks = {slot.name: slot.ranks for slot in slots}
-        self._coming_s = longest_coming(queue, book, slots)
+        self._coming_s = longest_coming(queue, book)
         spent_usd = book.spent_usd(queue.now_s - config.limits.period, queue.now_s)
         self._taken_usd = spent_usd + sum(self._worst_usd(one) for one in book.bursts.values())
 
@@ -42,7 +37,8 @@ class Purse:
         if budget is None:
             return True
         more = self._worst_usd(entry, opened=True) - self._worst_usd(entry)
-        if self._taken_usd + more > budget:
+        # A sum that is no number is not within the budget.
+        if more and not self._taken_usd + more <= budget:
             return False
         self._taken_usd += more
         return True
@@ -50,17 +46,17 @@ class Purse:
     def _worst_usd(self, entry: Entry, *, opened: bool = False) -> float:
         """What a burst costs from now on if what runs, or may start, runs to its time limit."""
         now_s, queue = self._queue.now_s, self._queue
-        ranks = self._ranks.get(entry.burst, ())[: entry.rental.nodes]
+        ranks = queue.ranks_of(entry.rental.hosts)
         ends_s = (job.end_s or math.inf for job in queue.running if _is_on(job, ranks))
         end_s = max(ends_s, default=now_s)
         if opened:
             # The scheduler may take any job that waits.
             up = len(queue.resources.ranks) - len(queue.down)
-            end_s = max(end_s, now_s + _longest_s(queue, self._book, ranks, up))
+            end_s = max(end_s, now_s + _longest_s(queue, ranks, up))
         elif entry.state in _COMING:
             end_s = max(entry.boot_by_s, now_s) + self._coming_s[entry.burst]
         left_s = max(end_s, now_s) - now_s + self._config.idle_timeout + self._config.release
-        return entry.cost_per_hour_usd * left_s / 3600
+        return cost_of(entry.cost_per_hour_usd, left_s)
 
 
 def longest_by_type(queue: Queue, book: Book, slots: Sequence[Slot]) -> dict[str, float]:
@@ -70,44 +66,31 @@ def longest_by_type(queue: Queue, book: Book, slots: Sequence[Slot]) -> dict[str
     found: dict[str, float] = {}
     for slot in slots:
         if slot.name not in book.bursts:
-            longest = _longest_s(queue, book, slot.ranks, up + slot.nodes)
+            longest = _longest_s(queue, slot.ranks, up + slot.nodes)
             found[slot.type] = max(found.get(slot.type, 0.0), longest)
     return found
 
 
-def longest_coming(queue: Queue, book: Book, slots: Iterable[Slot]) -> dict[str, float]:
+def longest_coming(queue: Queue, book: Book) -> dict[str, float]:
     """By burst that is not up yet, the longest time limit of a job that may start on it."""
     up = len(queue.resources.ranks) - len(queue.down)
-    ranks = {slot.name: slot.ranks for slot in slots}
     found = {}
     for burst, entry in book.bursts.items():
-        own = ranks.get(burst, ())[: entry.rental.nodes]
         if entry.state in _COMING:
-            found[burst] = _longest_s(queue, book, own, up + len(own))
+            own = queue.ranks_of(entry.rental.hosts)
+            found[burst] = _longest_s(queue, own, up + len(own))
     return found
 
 
-def _longest_s(queue: Queue, book: Book, ranks: Collection[int], nodes: int) -> float:
+def _longest_s(queue: Queue, ranks: Collection[int], nodes: int) -> float:
     """The longest time limit of the jobs that wait and may start on some of the ranks, where so
-    many nodes are up in all; inf for one without a limit."""
-    chosen = set(ranks)
-    targets = [target for target in queue.resources.ranks if target.rank in chosen]
-    let_go = {job for entry in book.bursts.values() for job in entry.jobs}
-    limits_s = (
-        job.jobspec.duration_s or math.inf
-        for job in queue.pending
-        if (job.jobid not in queue.held or job.jobid in let_go)
-        and nodes_asked(job.jobspec) <= nodes
-        and _may_take(job.jobspec.constraint, targets)
-    )
-    return max(limits_s, default=0.0)
-
-
-def _may_take(constraint: Constraint | None, targets: Iterable[RankResources]) -> bool:
-    """Whether a job with this constraint (RFC 31) may be given one of the targets."""
-    return constraint is None or any(
-        constraint.matches(target.properties, target.host, target.rank) for target in targets
-    )
+    many nodes are up in all; inf for one without a limit. What is not known of a job may be."""
+    there = queue.targets.of_ranks(ranks)
+    for job in queue.waiting:  # the longest first
+        fits = job.jobspec is None or nodes_asked(job.jobspec) <= nodes
+        if fits and queue.meeting(job) & there:
+            return job.limit_s
+    return 0.0
 
 
 def _is_on(job: Running, ranks: Collection[int]) -> bool:

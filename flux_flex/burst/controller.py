@@ -23,7 +23,7 @@ from flux_flex.burst.decide import decide
 from flux_flex.burst.ledger import Entry, Ledger, State
 from flux_flex.burst.plan import Decision, Order, QueuePolicy
 from flux_flex.burst.providers import NoCapacity, Phase, Provider, Rental
-from flux_flex.burst.queue import Known, Queue, read_queue
+from flux_flex.burst.queue import LET_GO, Known, Queue, read_queue
 from flux_flex.burst.renting import Renting
 from flux_flex.burst.slots import (
     KEPT,
@@ -31,11 +31,10 @@ from flux_flex.burst.slots import (
     Slot,
     free_slot,
     placed_slots,
-    rooms_of,
     usable_slots,
 )
 from flux_flex.burst.snapshot import snapshot_of
-from flux_flex.burst.verdicts import LET_GO, Verdicts
+from flux_flex.burst.verdicts import Verdicts
 from flux_flex.errors import BadInput, FlexError
 from flux_flex.host.instance import Instance, JobState
 from flux_flex.model.duration import format_duration
@@ -70,13 +69,15 @@ def _minute_of_utc(seconds: float) -> int:
 class Settings:
     """What a controller goes by. ``config`` has the limits; ``boot_deadline_s`` is how long nodes
     may take to come up; jobs of ``queue`` may burst without saying so; ``hours`` are the first and
-    the end of the time of day to rent, in minutes after midnight, as ``minute_of`` tells it."""
+    the end of the time of day to rent, in minutes after midnight, as ``minute_of`` tells it;
+    ``waits``: the scheduler lets a job wait for hosts that are down."""
 
     config: BurstConfig
     slots: tuple[Slot, ...]
     boot_deadline_s: float = 600.0
     queue_policy: QueuePolicy = "fcfs"
     queue: str = ""
+    waits: bool = False
     hours: tuple[int, int] | None = None
     minute_of: Callable[[float], int] = _minute_of_utc
 
@@ -111,9 +112,10 @@ class Controller:
         """Look, move bursts on, decide. Raises FlexError where the instance does not answer."""
         self._take_answers()
         queue = read_queue(
-            self.instance, self._known, depth=self.settings.config.depth, queue=self.settings.queue
-        )
-        self._purse = Purse(self.ledger.book, queue, self.settings.config, self.slots)
+            self.instance, self._known, depth=self.settings.config.depth,
+            queue=self.settings.queue, also=self.ledger.book.jobs,
+        )  # fmt: skip
+        self._purse = Purse(self.ledger.book, queue, self.settings.config)
         self._failed = {}
         for entry in [*self.ledger.book.bursts.values()]:
             try:
@@ -395,6 +397,7 @@ class Controller:
             self.settings.config,
             self.settings.queue_policy,
             self._closed(queue.now_s),
+            waits=self.settings.waits,
         )
         usable = self._usable(queue)
         shunned = {job for job, until_s in book.shunned.items() if until_s > queue.now_s}
@@ -407,7 +410,9 @@ class Controller:
             self._take(order, queue, usable)
         for burst, placed in plan.joined.items():
             self.ledger.note("join", burst, jobs=[one.job.jobid for one in placed])
-        self._verdicts.keep(waiting)
+        self._verdicts.keep(waiting | queue.senseless.keys())
+        for jobid, why in queue.senseless.items():
+            self._verdicts.tell(jobid, f"impossible: {why}")
         for decision in plan.decisions:
             if decision.job.jobspec.burstable:
                 text = f"{decision.verdict}: {decision.reason}"
@@ -441,6 +446,7 @@ class Controller:
 
     def _take(self, order: Order, queue: Queue, usable: Sequence[Slot]) -> None:
         """Rent what was decided: the intent, and then the request."""
+        usable = [one for one in usable if one.name not in order.avoid]
         slot = free_slot(usable, self.ledger.book, order.node_type.name, order.nodes)
         if slot is None:
             log.warning("no slot is left for %s x %s", order.nodes, order.node_type.name)

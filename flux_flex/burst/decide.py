@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 from flux_flex.burst import reasons
 from flux_flex.burst.limits import Commitment, Headroom
-from flux_flex.burst.market import Placed
+from flux_flex.burst.market import Placed, asked_in_all, nodes_asked
 from flux_flex.burst.plan import (
     Alternative,
     Decision,
@@ -33,8 +33,10 @@ from flux_flex.burst.plan import (
 )
 from flux_flex.burst.select import PendingJob, within_depth
 from flux_flex.burst.ways import Bursts, Way
-from flux_flex.errors import Busy, Unsatisfiable
+from flux_flex.errors import Busy, FlexError, Unsatisfiable
 from flux_flex.model.duration import format_duration
+from flux_flex.model.jobid import f58
+from flux_flex.model.quoting import one_line
 
 
 def decide(snapshot: Snapshot) -> Plan:
@@ -61,6 +63,7 @@ class _Round:
         self.local = snapshot.local.fork()
         self.local.advance(max(snapshot.now_s, self.local.now))
         self.earliest_s = snapshot.now_s  # nobody further back starts here before
+        self.ahead: PendingJob | None = None  # nobody further back starts anywhere before it does
         self.bursts = Bursts(snapshot)
         self.room = Headroom(self.config.limits, snapshot.spent_usd)
         for commitment in self.bursts.commitments():
@@ -74,8 +77,15 @@ class _Round:
 
     def _decide_next(self, job: PendingJob) -> Decision:
         """Decide for the next job of the queue, and leave its place here to it or to others."""
-        here = self._reserve(job)
-        decision = replace(self._decide(job, here), fits_here=here.fits)
+        try:
+            here = self._reserve(job)
+            decision = replace(self._decide(job, here), fits_here=here.fits)
+        except (FlexError, ArithmeticError) as error:
+            # One job that nobody can reckon with is not all jobs.
+            why = f"nobody can tell what it takes: {one_line(error, 200)}"
+            return Decision(job, "impossible", why, math.inf, fits_here=False)
+        if self.ahead is None and decision.verdict != "burst" and self._is_in_the_way(job, here):
+            self.ahead = job
         if decision.verdict == "burst":
             if job.jobid in self.local.holders:
                 self.local.cancel(job.jobid)
@@ -114,6 +124,22 @@ class _Round:
         told_s = job.flux_start_s if self.at.flux_tells else None
         return told_s if told_s is not None and told_s >= self.at.now_s else 0.0
 
+    def _is_in_the_way(self, job: PendingJob, here: _Here) -> bool:
+        """Whether the scheduler lets the job wait for hosts that are down, and all others wait
+        behind it."""
+        resources = self.at.resources
+        if here.fits or job.held or resources is None or not self.at.waits:
+            return False
+        if self.at.queue_policy != "fcfs":
+            return False
+        answers = self.bursts.targets.answers(self.bursts.targets.matching(job.jobspec.constraint))
+        there = [one for one, meets in zip(resources.ranks, answers, strict=True) if meets]
+        return (
+            max(nodes_asked(job.jobspec), 1) <= len(there)
+            and asked_in_all(job.jobspec, "core") <= sum(len(one.cores) for one in there)
+            and asked_in_all(job.jobspec, "gpu") <= sum(len(one.gpus) for one in there)
+        )
+
     # -- one job ---------------------------------------------------------------------------------
 
     def _decide(self, job: PendingJob, here: _Here) -> Decision:
@@ -122,6 +148,9 @@ class _Round:
             if not here.fits:
                 return Decision(job, "impossible", f"not burstable, and {here.said}", local_s)
             return Decision(job, "stay", f"not burstable, {here.said}", local_s)
+        if self.ahead is not None:
+            nodes = nodes_asked(self.ahead.jobspec)
+            return Decision(job, "deferred", reasons.behind(f58(self.ahead.jobid), nodes), local_s)
         if local_s - self.at.now_s <= self.config.threshold:
             return Decision(job, "stay", here.said, local_s)
         if job.jobid in self.at.shunned:

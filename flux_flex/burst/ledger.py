@@ -24,8 +24,12 @@ from typing import Protocol
 from flux_flex.burst.providers import Rental
 from flux_flex.errors import FlexError
 from flux_flex.host.instance import Event
+from flux_flex.model.money import cost_of
 
 KEY = "flex.burst.ledger"
+
+# No time since the epoch and no price an hour is as much.
+_MOST = 1e15
 
 
 class State(str, Enum):
@@ -64,8 +68,7 @@ class Entry:
 
     def cost_usd(self, since_s: float, until_s: float) -> float:
         """What it costs between two times, from the intent on."""
-        paid_s = max(0.0, until_s - max(self.intended_s, since_s))
-        return self.cost_per_hour_usd * paid_s / 3600
+        return cost_of(self.cost_per_hour_usd, max(0.0, until_s - max(self.intended_s, since_s)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,11 @@ class Book:
     protected: Mapping[str, str] = field(default_factory=dict)
     shunned: Mapping[int, float] = field(default_factory=dict)
 
+    @property
+    def jobs(self) -> frozenset[int]:
+        """The jobs that nodes are rented for."""
+        return frozenset(job for entry in self.bursts.values() for job in entry.jobs)
+
     def spent_usd(self, since_s: float, now_s: float) -> float:
         """What has been paid since a time, for what is over and for what is not."""
         return sum(one.cost_usd(since_s) for one in self.past) + sum(
@@ -119,7 +127,14 @@ class Ledger:
 
     def __init__(self, instance: Log) -> None:
         self._instance = instance
-        self.book = fold(instance.log(KEY))
+        self._book: Book | None = fold(instance.log(KEY))
+
+    @property
+    def book(self) -> Book:
+        """What the ledger says. Raises FlexError where it has to be read again, and cannot be."""
+        if self._book is None:
+            self._book = fold(self._instance.log(KEY))
+        return self._book
 
     def intend(
         self, rental: Rental, *, provider: str, user: str, jobs: Sequence[int],
@@ -161,8 +176,11 @@ class Ledger:
         self._write("reset", provider=provider)
 
     def _write(self, name: str, **context: object) -> None:
+        book = self.book
+        # What could not be written may have been: an answer that is late is no refusal.
+        self._book = None
         self._instance.post(KEY, name, context)
-        self.book = _folded(self.book, Event(self._instance.now(), name, context))
+        self._book = _folded(book, Event(self._instance.now(), name, context))
 
 
 def fold(events: Iterable[Event]) -> Book:
@@ -184,13 +202,12 @@ _CHANGES = {
 def _folded(book: Book, event: Event) -> Book:
     context = event.context
     if event.name == "intend":
-        entry = _intended(event)
-        return replace(book, bursts={**book.bursts, entry.burst: entry})
+        return _with_intent(book, _intended(event))
     if event.name in ("aside", "protect", "reset"):
         return _of_provider(book, event)
     if event.name == "shun":
         kept = {job: until for job, until in book.shunned.items() if until > event.timestamp}
-        new = dict.fromkeys(_ids(context), _seconds(event, "until"))
+        new = dict.fromkeys(_ids(context), _number(event, "until"))
         return replace(book, shunned={**kept, **new})
     found = book.bursts.get(str(context.get("burst")))
     if found is None:
@@ -217,6 +234,23 @@ def _folded(book: Book, event: Event) -> Book:
     return replace(book, bursts={**book.bursts, entry.burst: changed})
 
 
+def _with_intent(book: Book, entry: Entry) -> Book:
+    """The book with one more burst. Nodes are rented once for a job: where an intent came into the
+    ledger after its writer had given it up, what has not been asked for yet loses the job."""
+    bursts = dict(book.bursts)
+    jobs = set(entry.jobs)
+    for other in book.bursts.values():
+        if other.burst == entry.burst:
+            continue
+        if other.state is State.INTENDED:
+            left = tuple(job for job in other.jobs if job not in jobs)
+            bursts[other.burst] = replace(other, jobs=left)
+        elif other.state in (State.ASKED, State.UP):
+            jobs -= set(other.jobs)
+    own = tuple(job for job in entry.jobs if job in jobs)
+    return replace(book, bursts={**bursts, entry.burst: replace(entry, jobs=own)})
+
+
 def _of_provider(book: Book, event: Event) -> Book:
     name = str(event.context.get("provider"))
     if event.name == "protect":
@@ -225,7 +259,7 @@ def _of_provider(book: Book, event: Event) -> Book:
     if event.name == "aside":
         key = (name, str(event.context.get("type")))
         times = book.aside.get(key, (0.0, 0))[1] + 1
-        return replace(book, aside={**book.aside, key: (_seconds(event, "until"), times)})
+        return replace(book, aside={**book.aside, key: (_number(event, "until"), times)})
     return replace(
         book,
         protected={one: why for one, why in book.protected.items() if one != name},
@@ -250,10 +284,10 @@ def _intended(event: Event) -> Entry:
         rental=rental,
         provider=str(context.get("provider")),
         user=str(context.get("user")),
-        cost_per_hour_usd=_seconds(event, "cost_per_hour"),
+        cost_per_hour_usd=_number(event, "cost_per_hour"),
         state=State.INTENDED,
         intended_s=event.timestamp,
-        boot_by_s=_seconds(event, "boot_by"),
+        boot_by_s=_number(event, "boot_by"),
         changed_s=event.timestamp,
         jobs=tuple(_ids(context)),
     )
@@ -264,10 +298,12 @@ def _ids(context: Mapping[str, object]) -> list[int]:
     return [job for job in jobs if isinstance(job, int)] if isinstance(jobs, list) else []
 
 
-def _seconds(event: Event, key: str) -> float:
+def _number(event: Event, key: str) -> float:
+    """Seconds or dollars. Raises FlexError for what is neither: no reckoning is right with it."""
     value = event.context.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise FlexError(
-            f"the key {key} is no number", f"{KEY}: {event.name}", "it was changed by hand"
-        )
-    return float(value)
+    # An int of hundreds of digits is no float.
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < _MOST:  # type: ignore[operator]
+        what = f"the key {key} is no number that could be"
+        raise FlexError(what, f"{KEY}: {event.name}", "it was changed by hand")
+    return float(value)  # type: ignore[arg-type]

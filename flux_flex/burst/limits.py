@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -73,6 +74,9 @@ class Headroom:
         if limit is None or not _over(self._cost_usd, extra, limit):
             return ""
         left, period = max(0.0, limit - self._cost_usd), format_duration(self._limits.period)
+        if not math.isfinite(extra):
+            said, rest = format_usd(limit), format_usd(left)
+            return f"the budget of {said} in {period} leaves {rest}, what it takes has no bound"
         said, rest, more_usd = (format_usd(amount) for amount in (limit, left, extra))
         return f"the budget of {said} in {period} leaves {rest}, it takes {more_usd}"
 
@@ -91,4 +95,5 @@ def _nodes(number: int) -> str:
 
 
 def _over(taken: float, more: float, limit: float) -> bool:
-    return more > _TOLERANCE_USD and taken + more > limit + _TOLERANCE_USD
+    # A sum that is no number is not within a limit.
+    return not more <= _TOLERANCE_USD and not taken + more <= limit + _TOLERANCE_USD

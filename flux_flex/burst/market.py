@@ -24,8 +24,11 @@ RENTED_TYPES = frozenset({"cluster", "node", "core", "gpu", "slot"})
 # No single rental is larger than this: placing a job on more nodes would take too long.
 MAX_NODES = 4096
 
-# Graphs of up to this many cores and gpus are kept (some 100 bytes for each of them).
+# So many graphs of up to this many cores and gpus are kept (some 150 bytes for each of them).
+_KEPT = 32
 _KEPT_SIZE = 20_000
+# Answers about so many jobspecs are kept, which may be large.
+_KEPT_ANSWERS = 1024
 
 
 def rented_graph(node_type: NodeType, nodes: int) -> ResourceGraph:
@@ -47,7 +50,7 @@ def _rented_graph(node_type: NodeType, nodes: int) -> ResourceGraph:
     )
 
 
-_kept_graph = lru_cache(maxsize=256)(_rented_graph)
+_kept_graph = lru_cache(maxsize=_KEPT)(_rented_graph)
 
 
 def _properties(node_type: NodeType) -> tuple[str, ...]:
@@ -78,7 +81,7 @@ class Packing:
     placed: tuple[Placed, ...]
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=_KEPT_ANSWERS)
 def nodes_for(jobspec: Jobspec, node_type: NodeType, most: int = MAX_NODES) -> int | None:
     """The fewest nodes of a type on which the matcher places the job; None where ``most`` are
     too few. Where a count is a range, the fewest are for the least of it."""
@@ -103,7 +106,7 @@ def alone(job: PendingJob, node_type: NodeType, ready_s: float) -> Packing:
     return Packing(nodes, (Placed(job, ready_s, end_s, placed),))
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=_KEPT_ANSWERS)
 def _alone(jobspec: Jobspec, node_type: NodeType) -> tuple[int, tuple[int, ...]]:
     """The nodes that a job takes, and the numbers of those that it runs on."""
     nodes = nodes_for(jobspec, node_type) or MAX_NODES
@@ -140,9 +143,12 @@ def node_numbers(graph: ResourceGraph, nodes: Sequence[int]) -> list[int]:
     return [int(graph.rank[node]) for node in nodes]
 
 
-@lru_cache(maxsize=8192)
-def misfit(jobspec: Jobspec, node_type: NodeType, efa_from_nodes: int) -> str:
-    """Why a job cannot run on any number of nodes of a type, in a few words; empty if it can."""
+@lru_cache(maxsize=_KEPT_ANSWERS)
+def misfit(
+    jobspec: Jobspec, node_type: NodeType, efa_from_nodes: int, most: int = MAX_NODES
+) -> str:
+    """Why a job cannot run on any number of nodes of a type, in a few words; empty if it can, or
+    if it takes more than ``most``."""
     for item in jobspec.resources:
         for asked in item.walk():
             if asked.type not in RENTED_TYPES:
@@ -159,7 +165,7 @@ def misfit(jobspec: Jobspec, node_type: NodeType, efa_from_nodes: int) -> str:
     # The bounds above are about one node. What is left, such as a second cluster, the matcher
     # knows. What does not pack well takes some times the lower bound, but not more.
     plenty = 4 * few
-    if plenty > MAX_NODES or nodes_for(jobspec, node_type, plenty):
+    if few > most or plenty > MAX_NODES or nodes_for(jobspec, node_type, plenty):
         return ""
     return "does not fit its nodes"
 
@@ -188,6 +194,16 @@ def nodes_asked(jobspec: Jobspec) -> int:
         return item.count.least * (1 if item.type == "node" else below)
 
     return sum(count(item) for item in jobspec.resources)
+
+
+def asked_in_all(jobspec: Jobspec, kind: str) -> int:
+    """How many of a type, such as core, a jobspec names in all."""
+
+    def total(item: Resource) -> int:
+        own = 1 if item.type == kind else 0
+        return item.count.least * (own + sum(total(child) for child in item.children))
+
+    return sum(total(item) for item in jobspec.resources)
 
 
 def _within_one_node(item: Resource, kind: str) -> int:
@@ -230,17 +246,12 @@ def _has_range(jobspec: Jobspec) -> bool:
     )
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=_KEPT_ANSWERS)
 def at_least(jobspec: Jobspec, node_type: NodeType) -> int:
     """A lower bound of the nodes needed: by count, and by the sum of cores and gpus."""
-
-    def total(item: Resource, kind: str) -> int:
-        own = 1 if item.type == kind else 0
-        return item.count.least * (own + sum(total(child, kind) for child in item.children))
-
     bound = max(1, sum(_nodes_held(jobspec.resources, exclusive=False)))
     for kind, has in (("core", node_type.cores), ("gpu", node_type.gpus)):
-        wants = sum(total(item, kind) for item in jobspec.resources)
+        wants = asked_in_all(jobspec, kind)
         if has and wants:
             bound = max(bound, -(-wants // has))
     return bound

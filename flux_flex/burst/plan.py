@@ -14,6 +14,7 @@ from flux_flex.burst.config import BurstConfig
 from flux_flex.burst.market import Placed
 from flux_flex.burst.select import PendingJob
 from flux_flex.match.embedded import EmbeddedMatcher
+from flux_flex.model.rv1 import ResourceSet
 
 Verdict = Literal["stay", "burst", "deferred", "impossible"]
 QueuePolicy = Literal["fcfs", "easy", "conservative"]
@@ -25,12 +26,14 @@ class Rented:
 
     ``matcher`` knows what runs, or will, on its ``nodes`` nodes: asked for at ``requested_s``,
     usable from ``ready_s``, needed until ``busy_until_s``. All of them count to ``user``. The
-    budget has to cover it until ``at_most_s``, when that is later.
+    budget has to cover it until ``at_most_s``, when that is later. ``hourly_usd`` is what all cost
+    in an hour, where that is not the price of the type now. A type that nobody knows any more is
+    None: the nodes are paid for, and nothing new is placed there.
     """
 
     burst: str
     provider: str
-    node_type: NodeType
+    node_type: NodeType | None
     nodes: int
     requested_s: float
     ready_s: float
@@ -38,10 +41,23 @@ class Rented:
     user: str
     matcher: EmbeddedMatcher = field(repr=False)
     at_most_s: float = 0.0
+    hourly_usd: float | None = None
 
     @property
     def cost_per_hour_usd(self) -> float:
-        return self.nodes * self.node_type.price_per_hour_usd
+        if self.hourly_usd is not None:
+            return self.hourly_usd
+        return self.nodes * self.node_type.price_per_hour_usd if self.node_type else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Hosts of the instance that nodes of one type may be rented for: a burst of n nodes takes the
+    first n of ``ranks``. ``is_free``: no burst is there."""
+
+    name: str
+    ranks: tuple[int, ...]
+    is_free: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +73,9 @@ class Snapshot:
     ``longest_s`` has, by node type, the longest time limit of any job that may come to run on nodes
     of it instead of the one that they are rented for, while the budget has to cover it.
     For jobs in ``shunned`` nodes were open, and they did not start.
+    ``resources`` are all hosts of the instance, those of nodes that may be rented among them, and
+    ``places`` says which those are, by node type; None where rented nodes have names of their own.
+    ``waits``: the scheduler lets a job wait for hosts that are down.
     ``flux_tells``: what jobs have as Flux's own estimate is of this moment, so it is believed.
     """
 
@@ -74,6 +93,9 @@ class Snapshot:
     longest_s: Mapping[str, float] = field(default_factory=dict)
     shunned: frozenset[int] = frozenset()
     flux_tells: bool = False
+    resources: ResourceSet | None = field(default=None, repr=False)
+    places: Mapping[str, Sequence[Place]] | None = None
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +136,8 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A burst to ask for: ``nodes`` of ``node_type``, usable at ``ready_s``, for ``placed``."""
+    """A burst to ask for: ``nodes`` of ``node_type``, usable at ``ready_s``, for ``placed``, in any
+    place but those that ``avoid`` names: a job of it refuses their hosts."""
 
     burst: str
     provider: str
@@ -122,6 +145,7 @@ class Order:
     nodes: int
     ready_s: float
     placed: tuple[Placed, ...]
+    avoid: frozenset[str] = frozenset()
 
     @property
     def end_s(self) -> float:

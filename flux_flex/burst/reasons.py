@@ -45,6 +45,12 @@ def too_large(most: int, nodes: int, *, exact: bool) -> str:
     return f"at most {most} node{'s' * (most != 1)} may be rented at once, {takes}"
 
 
+def behind(job: str, nodes: int) -> str:
+    """Nobody passes a job that the scheduler lets wait for nodes that are not here."""
+    what = f"{nodes} node{'s' * (nodes != 1)}" if nodes else "cores"
+    return f"stands behind {job}, which waits for {what} not here, and fcfs lets nobody pass"
+
+
 def at_worst(longest_s: float) -> str:
     """Why the budget has to cover more than a job costs."""
     if math.isinf(longest_s):
@@ -52,11 +58,18 @@ def at_worst(longest_s: float) -> str:
     return f"as a job of {format_duration(longest_s)} waits, which could take its nodes"
 
 
-def no_slot(node_type: str, room: int, nodes: int) -> str:
+def no_slot(node_type: str, room: int, nodes: int, *, exact: bool = True) -> str:
     """Hosts for so many nodes of this type are set aside in no slot, free or not."""
     if not room:
         return f"no slot is for {node_type}"
-    return f"it takes {nodes}, a slot for {node_type} has {room} host{'s' * (room != 1)} at most"
+    takes = f"it takes {nodes}" if exact else f"it takes {nodes} or more"
+    return f"{takes}, a slot for {node_type} has {room} host{'s' * (room != 1)} at most"
+
+
+def no_allowed(node_type: str, nodes: int) -> str:
+    """A constraint refuses the hosts of every slot of a type, free or not."""
+    hosts = f"{nodes} hosts" if nodes > 1 else "a host"
+    return f"no slot for {node_type} has {hosts} that the job's constraint allows"
 
 
 def no_room(node_type: str, nodes: int) -> str:

@@ -17,6 +17,7 @@ from flux_flex.model.jobspec import Jobspec
 class PendingJob:
     """A job that waits.
 
+    ``held``: it is held until it is decided about, and takes no other's place.
     ``submitted_s`` and ``flux_start_s``, the scheduler's own estimate of the start where it
     publishes one, are seconds on the snapshot's clock.
     """
@@ -27,6 +28,7 @@ class PendingJob:
     priority: int
     submitted_s: float
     flux_start_s: float | None = None
+    held: bool = False
 
     @property
     def order(self) -> tuple[int, float, int]:
@@ -35,9 +37,13 @@ class PendingJob:
 
 
 def within_depth(pending: Iterable[PendingJob], depth: int) -> list[PendingJob]:
-    """The first ``depth`` jobs in the scheduler's order, cut after the last burstable one:
-    what stands behind it changes no decision."""
-    looked_at = sorted(pending, key=lambda job: job.order)[:depth]
+    """The first ``depth`` jobs in the scheduler's order, and all that are held, cut after the last
+    burstable one: what stands behind it changes no decision."""
+    looked_at, left = [], depth
+    for job in sorted(pending, key=lambda job: job.order):
+        if job.held or left > 0:
+            looked_at.append(job)
+            left -= not job.held
     while looked_at and not looked_at[-1].jobspec.burstable:
         looked_at.pop()
     return looked_at

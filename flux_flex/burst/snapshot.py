@@ -5,17 +5,17 @@ snapshot = snapshot_of(queue, book, slots, types, config)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 from flux_flex.burst.budget import longest_by_type, longest_coming
 from flux_flex.burst.catalog import NodeType
 from flux_flex.burst.config import BurstConfig
 from flux_flex.burst.ledger import Book, Entry, State
-from flux_flex.burst.market import rented_matcher
-from flux_flex.burst.plan import QueuePolicy, Rented, Snapshot
+from flux_flex.burst.plan import Place, QueuePolicy, Rented, Snapshot
 from flux_flex.burst.queue import Queue, Running
 from flux_flex.burst.slots import Slot, largest_of, rooms_of
-from flux_flex.errors import BadInput, Busy, Unsatisfiable
+from flux_flex.errors import BadInput, Busy, FlexError
 from flux_flex.match.embedded import EmbeddedMatcher
 from flux_flex.model.graph import graph_from_r
 from flux_flex.model.rv1 import RankResources, ResourceSet
@@ -32,30 +32,41 @@ def snapshot_of(
     config: BurstConfig,
     queue_policy: QueuePolicy = "fcfs",
     closed: Mapping[tuple[str, str], str] | None = None,
+    *,
+    waits: bool = False,
+    usable: Sequence[Slot] | None = None,
 ) -> Snapshot:
-    """All that a decision knows, from the instance and the ledger."""
+    """All that a decision knows, from the instance and the ledger.
+
+    ``usable`` are the slots that may be rented into, with those of their hosts that may; all if
+    None.
+    """
+    usable = slots if usable is None else usable
     placeholders = {rank for slot in slots for rank in slot.ranks}
-    is_limited = config.limits.budget is not None
-    coming_s = longest_coming(queue, book, slots) if is_limited else {}
+    for entry in book.bursts.values():  # its slot may have left the configuration
+        placeholders.update(queue.ranks_of(entry.rental.hosts))
     taken = {job for entry in book.bursts.values() if not entry.is_leaving for job in entry.jobs}
+    is_limited = config.limits.budget is not None
+    coming_s = longest_coming(queue, book) if is_limited else {}
     return Snapshot(
         now_s=queue.now_s,
         local=_local(queue, placeholders),
         pending=[job for job in queue.pending if job.jobid not in taken],
         rented=[
-            rented
+            _rented(entry, queue, types, coming_s.get(entry.burst, 0.0))
             for entry in book.bursts.values()
-            if (rented := _rented(entry, queue, slots, types, coming_s.get(entry.burst, 0.0)))
-            is not None
         ],
         spent_usd=book.spent_usd(queue.now_s - config.limits.period, queue.now_s),
         config=config,
         queue_policy=queue_policy,
-        rooms=rooms_of(slots, book),
+        rooms=rooms_of(usable, book),
         largest=largest_of(slots),
         closed=closed or {},
         longest_s=longest_by_type(queue, book, slots) if is_limited else {},
         flux_tells=True,
+        resources=queue.resources,
+        places=_places(slots, usable, book),
+        waits=waits,
     )
 
 
@@ -95,63 +106,54 @@ def _hold(
 # -- what is rented ------------------------------------------------------------------------------
 
 
-def _rented(
-    entry: Entry,
-    queue: Queue,
-    slots: Sequence[Slot],
-    types: Mapping[str, NodeType],
-    longest_s: float,
-) -> Rented | None:
-    """A burst with the jobs that run on it or wait for it; None where its type is not known.
+def _rented(entry: Entry, queue: Queue, types: Mapping[str, NodeType], longest_s: float) -> Rented:
+    """A burst with the jobs that run on it or wait for it, on the hosts that R has for it.
 
     When it is there, a job of ``longest_s`` may start on it.
     """
-    node_type = types.get(entry.rental.type)
-    if node_type is None:
-        return None
-    nodes = entry.rental.nodes
-    matcher = rented_matcher(node_type, nodes)
+    own = set(queue.ranks_of(entry.rental.hosts))
+    ranks = tuple(target for target in queue.resources.ranks if target.rank in own)
+    matcher = EmbeddedMatcher(graph_from_r(ResourceSet(ranks)), "lonode")
     matcher.advance(queue.now_s)
-    slot = next((one for one in slots if one.name == entry.burst), None)
-    number = {rank: i for i, rank in enumerate(slot.ranks[:nodes])} if slot else {}
     busy_until_s = queue.now_s
     for job in queue.running:
-        there = tuple(
-            RankResources(number[one.rank], f"{node_type.name}-{number[one.rank]}", *held)
-            for one in job.resources.ranks
-            if one.rank in number and (held := _within(one, node_type))
-        )
+        there = tuple(target for target in job.resources.ranks if target.rank in own)
         _hold(matcher, job, there, queue.now_s)
-        busy_until_s = max(busy_until_s, job.end_s if there else 0.0)
+        if there:
+            busy_until_s = max(busy_until_s, job.end_s or math.inf)
     ready_s = queue.now_s if entry.state is State.UP else max(entry.boot_by_s, queue.now_s)
-    by_id = {job.jobid: job for job in queue.pending}
+    waiting = {job.jobid: job.jobspec for job in queue.pending}
     for jobid in entry.jobs:
-        if jobid in by_id:
+        if jobid in waiting and not entry.is_leaving:
             try:
-                match = matcher.reserve(by_id[jobid].jobspec, jobid, ready_s)
-            except (Busy, Unsatisfiable):
-                continue
-            busy_until_s = max(busy_until_s, match.at + by_id[jobid].jobspec.duration_s)
+                start_s = matcher.reserve(waiting[jobid], jobid, ready_s).at
+            except (FlexError, ArithmeticError):
+                continue  # it has no place there, and is paid for by whoever starts
+            busy_until_s = max(busy_until_s, start_s + waiting[jobid].duration_s)
     if entry.is_leaving:  # it is paid for until it is gone, and takes no job
-        ready_s = float("inf")
+        ready_s = math.inf
     return Rented(
         burst=entry.burst,
         provider=entry.provider,
-        node_type=node_type,
-        nodes=nodes,
+        node_type=types.get(entry.rental.type),
+        nodes=entry.rental.nodes,
         requested_s=entry.intended_s,
         ready_s=ready_s,
         busy_until_s=busy_until_s,
         user=entry.user,
         matcher=matcher,
-        at_most_s=ready_s + longest_s,
+        at_most_s=0.0 if entry.is_leaving else ready_s + longest_s,
+        hourly_usd=entry.cost_per_hour_usd,
     )
 
 
-def _within(
-    target: RankResources, node_type: NodeType
-) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """What a job holds of a rented node, where the catalogue says that the node has it."""
-    cores = tuple(i for i in target.cores if i < node_type.cores)
-    gpus = tuple(i for i in target.gpus if i < node_type.gpus)
-    return (cores, gpus) if cores or gpus else None
+def _places(slots: Sequence[Slot], usable: Sequence[Slot], book: Book) -> dict[str, list[Place]]:
+    """The slots by node type, each with the hosts that may be rented there."""
+    whole = {slot.name: slot for slot in usable}
+    found: dict[str, list[Place]] = {}
+    for slot in slots:
+        left = whole.get(slot.name)
+        is_free = left is not None and slot.name not in book.bursts
+        ranks = left.ranks if left is not None else slot.ranks
+        found.setdefault(slot.type, []).append(Place(slot.name, ranks, is_free))
+    return found

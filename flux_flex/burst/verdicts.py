@@ -10,9 +10,8 @@ from flux_flex.errors import FlexError
 from flux_flex.host.instance import Instance
 from flux_flex.model.jobid import f58
 
-# What the verdict is called in a job's memo, and that the controller has let a held job go.
+# What the verdict is called in a job's memo.
 MEMO = "flex.burst"
-LET_GO = "flex.let_go"
 
 # Each memo stays in the job's eventlog. So a verdict of which only the numbers have changed, as
 # countdowns do, is written this often at most.

@@ -7,7 +7,8 @@ lists what could be done for a job with what each would cost; :meth:`Bursts.take
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -25,9 +26,11 @@ from flux_flex.burst.market import (
     nodes_for,
     pack,
 )
-from flux_flex.burst.plan import Alternative, Order, Rented, Snapshot
-from flux_flex.burst.reasons import no_room, no_slot, too_large
+from flux_flex.burst.plan import Alternative, Order, Place, Rented, Snapshot
+from flux_flex.burst.reasons import no_allowed, no_room, no_slot, too_large
 from flux_flex.burst.select import PendingJob
+from flux_flex.model.money import cost_of
+from flux_flex.model.targets import Targets
 
 # open: may be taken; misfit: the job never fits there; late: not soon enough; limited: a limit
 # stands in the way.
@@ -72,6 +75,9 @@ class Bursts:
         self.largest = snapshot.largest
         self.closed = snapshot.closed
         self.longest_s = snapshot.longest_s
+        self.places = snapshot.places
+        self.targets = Targets(snapshot.resources.ranks if snapshot.resources else ())
+        self.met: dict[int, int] = {}  # by job with a constraint, the bits of hosts that meet it
         self.orders: dict[str, Order] = {}
         self.joined: dict[str, list[Placed]] = {}
 
@@ -80,18 +86,20 @@ class Bursts:
         for one in self.existing:
             left_s = max(0.0, self._paid_s(max(one.busy_until_s, one.at_most_s)))
             hourly = one.cost_per_hour_usd
-            yield Commitment(one.user, one.nodes, hourly, hourly * left_s / 3600)
+            yield Commitment(one.user, one.nodes, hourly, cost_of(hourly, left_s))
 
     def ways(self, job: PendingJob, before_s: float) -> Iterator[Way]:
         """All that could be done for a job, also what is ruled out whatever else is rented.
 
         Existing bursts on which it does not start by ``before_s`` are left out.
         """
+        self._ask_hosts(job)
         for rented in self.existing:
             yield from self._onto(rented, job, before_s)
+        bare = self._bare(job)
         for provider in self.config.providers:
             for node_type in provider.types:
-                yield from self._of_type(provider, node_type, job)
+                yield from self._of_type(provider, node_type, bare)
 
     def take(self, way: Way) -> None:
         """Order what an open way orders, or place its job where it joins."""
@@ -109,21 +117,29 @@ class Bursts:
         """Onto nodes that are rented already, as soon as they are ready and free. The whole burst
         is paid for as long as this job keeps it."""
         ready_s = max(self.now_s, rented.ready_s)
-        if ready_s >= before_s or not self._allowed(rented.node_type):
+        node_type = rented.node_type
+        if ready_s >= before_s or node_type is None or not self._allowed(node_type):
             return
-        if misfit(job.jobspec, rented.node_type, self.config.efa_from_nodes):
+        if misfit(self._bare(job).jobspec, node_type, self.config.efa_from_nodes):
             return
         match = self.matchers[rented.burst].probe(job.jobspec, ready_s, before_s)
         if match is None:
             return
         end_s = match.at + job.jobspec.duration_s
         longer_s = max(0.0, end_s - self.busy_until_s[rented.burst])
-        cost = rented.cost_per_hour_usd * longer_s / 3600
+        cost = cost_of(rented.cost_per_hour_usd, longer_s)
         nodes = tuple(node_numbers(match.graph, match.nodes))
-        name = rented.node_type.name
+        name = node_type.name
         yield Way(
             Alternative(
-                rented.provider, name, len(nodes), 0, match.at, cost, 0.0, burst=rented.burst
+                rented.provider,
+                name,
+                len(nodes),
+                0,
+                match.at,
+                _finite(cost),
+                0.0,
+                burst=rented.burst,
             ),
             rented=rented,
             placed=Placed(job, match.at, end_s, nodes),
@@ -133,27 +149,31 @@ class Bursts:
     # -- with what is ordered ------------------------------------------------------------------
 
     def _of_type(self, provider: Provider, node_type: NodeType, job: PendingJob) -> Iterator[Way]:
-        why = misfit(job.jobspec, node_type, self.config.efa_from_nodes)
-        if why:
-            never = Alternative(provider.name, node_type.name, 0, 0, math.inf, 0.0, 0.0)
-            yield Way(never).rejected("misfit", why)
-            return
-        limit = self.config.limits.nodes
+        limit, name = self.config.limits.nodes, node_type.name
         most = MAX_NODES if limit is None else min(limit, MAX_NODES)
+        room = most if self.largest is None else self.largest.get(name, 0)
+        why = misfit(job.jobspec, node_type, self.config.efa_from_nodes, min(most, room))
+        if why or (why := self._nowhere(name, job, 1)):
+            yield self._never(provider, name, 0, why)
+            return
         bound = at_least(job.jobspec, node_type)
         # Beyond the limit the bound is enough, and nothing large is built to know better.
-        nodes = nodes_for(job.jobspec, node_type) if bound <= most else None
-        if nodes is None or nodes > most:
-            exact = nodes is not None or nodes_asked(job.jobspec) == bound
-            why = too_large(most, nodes or bound, exact=exact)
-            yield self._refused(provider, node_type, job, nodes or bound, why)
-        elif self.largest is not None and nodes > (room := self.largest.get(node_type.name, 0)):
-            never = Alternative(provider.name, node_type.name, nodes, nodes, math.inf, 0.0, 0.0)
-            yield Way(never).rejected("misfit", no_slot(node_type.name, room, nodes))
+        within = min(most, room)
+        nodes = nodes_for(job.jobspec, node_type, within) if bound <= within else None
+        if nodes is None and (bound > most or most <= room):
+            exact = nodes_asked(job.jobspec) == bound
+            yield self._refused(
+                provider, node_type, job, bound, too_large(most, bound, exact=exact)
+            )
+        elif nodes is None:
+            exact = nodes_asked(job.jobspec) == bound
+            yield self._never(provider, name, bound, no_slot(name, room, bound, exact=exact))
+        elif why := self._nowhere(name, job, nodes):
+            yield self._never(provider, name, nodes, why)
         elif not self._allowed(node_type):
-            why = f"{node_type.name} is not among the types that may be rented"
+            why = f"{name} is not among the types that may be rented"
             yield self._refused(provider, node_type, job, nodes, why)
-        elif why := self.closed.get((provider.name, node_type.name), ""):
+        elif why := self.closed.get((provider.name, name), ""):
             yield self._refused(provider, node_type, job, nodes, why)
         else:
             for order in self.orders.values():
@@ -165,15 +185,19 @@ class Bursts:
         allowed = self.config.limits.types
         return allowed is None or node_type.name in allowed
 
+    def _never(self, provider: Provider, kind: str, nodes: int, why: str) -> Way:
+        never = Alternative(provider.name, kind, nodes, nodes, math.inf, 0.0, 0.0)
+        return Way(never).rejected("misfit", why)
+
     def _refused(
         self, provider: Provider, node_type: NodeType, job: PendingJob, nodes: int, why: str
     ) -> Way:
         """What no room below the limits could ever allow, priced without placing the job."""
         start_s = self.now_s + provider.boot
         hourly = nodes * node_type.price_per_hour_usd
-        cost = hourly * self._paid_s(start_s + job.jobspec.duration_s) / 3600
+        cost = cost_of(hourly, self._paid_s(start_s + job.jobspec.duration_s))
         name = node_type.name
-        seen = Alternative(provider.name, name, nodes, nodes, start_s, cost, hourly)
+        seen = Alternative(provider.name, name, nodes, nodes, start_s, _finite(cost), hourly)
         return Way(seen).rejected("limited", why)
 
     def _grown(self, order: Order, job: PendingJob) -> Iterator[Way]:
@@ -187,18 +211,22 @@ class Bursts:
         counted = self.config.limits.per_user is not None
         if counted and packing.nodes > order.nodes and job.user != order.user:
             return
-        grown = replace(order, nodes=packing.nodes, placed=packing.placed)
+        grown = self._somewhere(replace(order, nodes=packing.nodes, placed=packing.placed))
         if not self._has_room(grown):
             return
         cost = self._cost_usd(grown) - self._cost_usd(order)
         worst = self._worst_usd(grown) - self._worst_usd(order)
+        if math.isnan(cost):  # beyond all numbers, both
+            return
         yield _ordering(grown, grown.nodes - order.nodes, cost, worst, joins=order.burst)
 
     def _new(self, provider: Provider, node_type: NodeType, job: PendingJob) -> Way:
         burst = f"burst-{self.next_burst + len(self.orders)}"
         ready_s = self.now_s + provider.boot
         packing = alone(job, node_type, ready_s)
-        order = Order(burst, provider.name, node_type, packing.nodes, ready_s, packing.placed)
+        order = self._somewhere(
+            Order(burst, provider.name, node_type, packing.nodes, ready_s, packing.placed)
+        )
         cost, worst = self._cost_usd(order), self._worst_usd(order)
         way = _ordering(order, order.nodes, cost, worst, joins="")
         if self._has_room(order):
@@ -213,23 +241,87 @@ class Bursts:
         kind = order.node_type.name
         sizes = sorted((one.nodes for one in taken if one.node_type.name == kind), reverse=True)
         rooms = sorted(self.rooms.get(kind, ()), reverse=True)
-        return len(sizes) <= len(rooms) and all(
+        enough = len(sizes) <= len(rooms) and all(
             size <= room for size, room in zip(sizes, rooms, strict=False)
         )
+        return enough and self._have_places([one for one in taken if one.node_type.name == kind])
+
+    # -- the hosts that nodes would be -----------------------------------------------------------
+
+    def _ask_hosts(self, job: PendingJob) -> None:
+        """Ask the hosts that there are, once, which of them the job's constraint allows."""
+        if self.places is not None and job.jobspec.constraint is not None:
+            self.met[job.jobid] = self.targets.matching(job.jobspec.constraint)
+
+    def _bare(self, job: PendingJob) -> PendingJob:
+        """The job without a constraint that the places of rented nodes are asked about."""
+        if self.places is None or job.jobspec.constraint is None:
+            return job
+        return replace(job, jobspec=replace(job.jobspec, constraint=None))
+
+    def _nowhere(self, kind: str, job: PendingJob, nodes: int) -> str:
+        """Why no place for a type, free or not, has so many nodes that a job may be given."""
+        met = self.met.get(job.jobid)
+        places = self.places.get(kind, ()) if self.places is not None else ()
+        if not places or met is None or any(self._meets(one, nodes, met) for one in places):
+            return ""
+        return no_allowed(kind, nodes)
+
+    def _meets(self, place: Place, nodes: int, met: int) -> bool:
+        """Whether all nodes of a burst there would be among some bits."""
+        first = self.targets.of_ranks(place.ranks[:nodes])
+        return len(place.ranks) >= nodes and not first & ~met
+
+    def _somewhere(self, order: Order) -> Order:
+        """The order with the places that its jobs refuse."""
+        met = [self.met[one.job.jobid] for one in order.placed if one.job.jobid in self.met]
+        if self.places is None or not met:
+            return order
+        places = self.places.get(order.node_type.name, ())
+        refused = (
+            place.name
+            for place in places
+            if not all(self._meets(place, order.nodes, one) for one in met)
+        )
+        return replace(order, avoid=frozenset(refused))
+
+    def _have_places(self, orders: Sequence[Order]) -> bool:
+        """Whether orders of one type find places as they are taken: the largest first, each the
+        smallest that takes it."""
+        if self.places is None or not orders:
+            return True
+        places = self.places.get(orders[0].node_type.name, ())
+        free = sorted((one for one in places if one.is_free), key=lambda one: len(one.ranks))
+        for order in sorted(orders, key=lambda one: -one.nodes):
+            fitting = (
+                one for one in free if len(one.ranks) >= order.nodes and one.name not in order.avoid
+            )
+            place = next(fitting, None)
+            if place is None:
+                return False
+            free.remove(place)
+        return True
+
+    # -- what it costs ---------------------------------------------------------------------------
 
     def _cost_usd(self, order: Order) -> float:
         hourly = order.nodes * order.node_type.price_per_hour_usd
-        return hourly * self._paid_s(order.end_s) / 3600
+        return cost_of(hourly, self._paid_s(order.end_s))
 
     def _worst_usd(self, order: Order) -> float:
         """The same if the longest job that may take its nodes starts as soon as they are up."""
         hourly = order.nodes * order.node_type.price_per_hour_usd
         longest_s = self.longest_s.get(order.node_type.name, 0.0)
-        return hourly * self._paid_s(max(order.end_s, order.ready_s + longest_s)) / 3600
+        return cost_of(hourly, self._paid_s(max(order.end_s, order.ready_s + longest_s)))
 
     def _paid_s(self, end_s: float) -> float:
         """Nodes are paid from the request, which is now, until they have idled and are gone."""
         return end_s - self.now_s + self.config.idle_timeout + self.config.release
+
+
+def _finite(cost_usd: float) -> float:
+    """A cost as it is shown and compared, in numbers that JSON has."""
+    return min(cost_usd, sys.float_info.max)
 
 
 def _ordering(order: Order, new_nodes: int, cost: float, worst: float, *, joins: str) -> Way:
@@ -244,7 +336,7 @@ def _ordering(order: Order, new_nodes: int, cost: float, worst: float, *, joins:
             len(placed.nodes),
             new_nodes,
             placed.start_s,
-            cost,
+            _finite(cost),
             hourly,
             burst=joins,
         ),

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from flux_flex.burst.controller import Controller, Settings
 from flux_flex.burst.providers import Provider
 from flux_flex.burst.service import NAME, Service
-from flux_flex.cli.burst_site import open_provider, queue_policy_of, settings_of
+from flux_flex.cli.burst_site import open_provider, queue_policy_of, settings_of, waits_of
 from flux_flex.config import load_config
 from flux_flex.errors import BadInput, FlexError
 from flux_flex.host.flux_answers import reason_of
@@ -77,7 +77,10 @@ def _run(
 ) -> None:
     site = load_config(Path(config) if config else None)
     instance = FluxInstance(handle=handle)
-    settings: Settings = settings_of(site, queue_policy_of(instance, site.burst.queue))
+    queue = site.burst.queue
+    settings: Settings = settings_of(
+        site, queue_policy_of(instance, queue), waits=waits_of(instance, queue)
+    )
     with ExitStack() as at_end:
         provider = at_end.enter_context(closing(open_provider(site, instance)))
         providers: Mapping[str, Provider] = {site.burst.provider: provider}

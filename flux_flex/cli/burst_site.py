@@ -9,6 +9,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from flux_flex.burst.bootstrap import Lead, follower_toml, hosts_of, with_cores
 from flux_flex.burst.catalog import NodeType, parse_catalog
 from flux_flex.burst.config import BurstConfig, Limits
@@ -22,7 +24,8 @@ from flux_flex.config import BurstSettings, FlexConfig, slots_of
 from flux_flex.errors import BadInput
 from flux_flex.host.flux_answers import RpcError
 from flux_flex.host.flux_instance import FluxInstance
-from flux_flex.host.scheduling import scheduling_of
+from flux_flex.host.scheduling import Scheduling, scheduling_of
+from flux_flex.pydantic_errors import bad_input
 from flux_flex.simulate.files import read_yaml
 
 # How long nodes are paid for after they have idled away: draining, and the provider's own time.
@@ -66,8 +69,11 @@ def slots_in(site: FlexConfig) -> tuple[Slot, ...]:
     return tuple(Slot(slot.name, slot.type, tuple(slot.hosts)) for slot in found)
 
 
-def settings_of(site: FlexConfig, queue_policy: QueuePolicy = "fcfs") -> Settings:
-    """What the controller goes by. Raises BadInput where flex.toml lacks something."""
+def settings_of(
+    site: FlexConfig, queue_policy: QueuePolicy = "fcfs", *, waits: bool = False
+) -> Settings:
+    """What the controller goes by; ``waits`` as :func:`waits_of` says. Raises BadInput where
+    flex.toml lacks something or contradicts itself."""
     burst = site.burst
     if not burst.provider:
         raise BadInput(
@@ -85,14 +91,17 @@ def settings_of(site: FlexConfig, queue_policy: QueuePolicy = "fcfs") -> Setting
         types=burst.limits.types or None,
     )
     rents = ProviderConfig(name=burst.provider, boot=burst.boot_deadline, types=types_of(site))
-    config = BurstConfig(
-        threshold=burst.threshold,
-        idle_timeout=burst.idle_timeout,
-        release=release_s_of(burst),
-        depth=burst.depth,
-        limits=limits,
-        providers=(rents,),
-    )
+    try:
+        config = BurstConfig(
+            threshold=burst.threshold,
+            idle_timeout=burst.idle_timeout,
+            release=release_s_of(burst),
+            depth=burst.depth,
+            limits=limits,
+            providers=(rents,),
+        )
+    except ValidationError as error:
+        raise bad_input(error, BurstConfig).at("flex.toml: burst") from error
     slots = tuple(Slot(slot.name, slot.type, tuple(slot.hosts)) for slot in slots_of(site.burst))
     return Settings(
         config,
@@ -100,6 +109,7 @@ def settings_of(site: FlexConfig, queue_policy: QueuePolicy = "fcfs") -> Setting
         boot_deadline_s=burst.boot_deadline,
         queue_policy=queue_policy,
         queue=burst.queue,
+        waits=waits,
         hours=burst.limits.minutes,
         minute_of=_local_minute,
     )
@@ -124,7 +134,18 @@ def _local_minute(seconds: float) -> int:
 
 def queue_policy_of(instance: FluxInstance, queue: str = "") -> QueuePolicy:
     """The policy of the running scheduler for a queue, or for jobs that name none."""
+    found = _scheduling(instance)
+    return _POLICIES.get(found.policy_of(queue) if found else "", "fcfs")
 
+
+def waits_of(instance: FluxInstance, queue: str = "") -> bool:
+    """Whether the running scheduler lets jobs of a queue wait for hosts that are down; no, where
+    that is not known."""
+    found = _scheduling(instance)
+    return bool(found and found.waits(queue))
+
+
+def _scheduling(instance: FluxInstance) -> Scheduling | None:
     def ask(topic: str) -> Mapping[str, object] | None:
         try:
             return instance.rpc(topic, nodeid=0)
@@ -133,8 +154,7 @@ def queue_policy_of(instance: FluxInstance, queue: str = "") -> QueuePolicy:
                 return None
             raise
 
-    found = scheduling_of(ask, instance.rpc("config.get", nodeid=0))
-    return _POLICIES.get(found.policy_of(queue) if found else "", "fcfs")
+    return scheduling_of(ask, instance.rpc("config.get", nodeid=0))
 
 
 def open_provider(site: FlexConfig, instance: FluxInstance) -> Provider:

@@ -51,7 +51,13 @@ _LOOKUP_DECODED_AND_CURRENT = 1 | 2
 # States of job-list (RFC 21). Jobs before SCHED are left out: nobody can start them yet.
 _STATES = {8: JobState.SCHED, 16: JobState.RUN, 32: JobState.RUN, 64: JobState.INACTIVE}
 _FILTERS = {JobState.SCHED: "sched", JobState.RUN: "running", JobState.INACTIVE: "inactive"}
-_LISTED = ["state", "userid", "urgency", "priority", "t_submit", "t_run", "t_inactive"]
+_LISTED = [
+    "state", "userid", "urgency", "priority", "t_submit", "t_run", "t_inactive", "duration",
+    "expiration",
+]  # fmt: skip
+# job-list shows this where R has no end: the most nanoseconds of 64 bits.
+_NO_END_S = 9.2e9
+_NO_CLOCK_S = 1e18
 
 
 class FluxInstance:
@@ -422,7 +428,21 @@ def _job_info(value: object) -> JobInfo | None:
         t_inactive=_later(entry, "t_inactive", place),
         memo=dict(sorted(_dotted(checked_mapping(annotations.get("user", {}), f"{place}: user")))),
         t_estimate=_estimate(annotations.get("sched")),
+        duration_s=_asked_s(entry, "duration", place),
+        expires_s=_expiration(entry, place),
     )
+
+
+def _asked_s(entry: Mapping[str, object], key: str, place: str) -> float | None:
+    """Seconds that a user asked for, who may ask for anything: None where no clock goes so far."""
+    value = entry.get(key)
+    beyond = isinstance(value, (int, float)) and not abs(value) < _NO_CLOCK_S
+    return None if beyond else _later(entry, key, place)
+
+
+def _expiration(entry: Mapping[str, object], place: str) -> float | None:
+    found = _asked_s(entry, "expiration", place)
+    return found if found and found < _NO_END_S else None
 
 
 def _estimate(sched: object) -> float | None:

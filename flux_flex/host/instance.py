@@ -44,6 +44,10 @@ class JobInfo:
     memo: Mapping[str, object] = field(default_factory=dict)
     t_estimate: float | None = None
     """When the scheduler says that it will start, where it says so."""
+    duration_s: float | None = None
+    """The time limit as it is now, 0.0 for none; None where the listing does not have it."""
+    expires_s: float | None = None
+    """Until when a job that runs may, as it is now; None for without an end, or not known."""
 
 
 class EventStream(Protocol):

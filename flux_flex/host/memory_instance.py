@@ -303,4 +303,25 @@ def _info(job: _Job) -> JobInfo:
         t_run=job.t_run,
         t_inactive=job.t_inactive,
         memo=dict(job.memo),
+        duration_s=_duration(job.jobspec),
+        expires_s=_expiration(job.allocation),
     )
+
+
+def _duration(jobspec: Mapping[str, object]) -> float | None:
+    found = _below(jobspec, "attributes", "system", "duration")
+    return _seconds(found) if found is not None else 0.0
+
+
+def _expiration(allocation: Mapping[str, object] | None) -> float | None:
+    return _seconds(_below(allocation, "execution", "expiration")) or None
+
+
+def _below(table: object, *keys: str) -> object:
+    for key in keys:
+        table = table.get(key) if isinstance(table, Mapping) else None
+    return table
+
+
+def _seconds(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and 0 <= value < 1e300 else None

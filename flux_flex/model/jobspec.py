@@ -27,6 +27,7 @@ from flux_flex.model.quoting import brief, one_line, quoted
 # Bounds on what a submitted text may make us do. The largest systems have some 160,000 nodes;
 # a request beyond these is a typing error or an attack, and is refused with its place.
 MAX_NODES = 262_144
+MAX_TOTAL = 1 << 53  # of anything: memory is counted, too; whole numbers of JSON end here
 MAX_DEPTH = 32
 MAX_REQUESTS = 1_000
 MAX_TEXT = 4 << 20
@@ -198,7 +199,7 @@ def parse_jobspec(value: object) -> Jobspec:
             f"version {brief(version)} is not known", "version", "use 1 (RFC 25) or 9999 (RFC 14)"
         )
     resources = _resources(spec.get("resources"), "resources", 1, itertools.count(1))
-    _check_nodes(resources)
+    _check_totals(resources)
     attributes = _optional_mapping(spec.get("attributes"), "attributes")
     system = _optional_mapping(attributes.get("system"), "attributes.system")
     user = _optional_mapping(attributes.get("user"), "attributes.user")
@@ -274,8 +275,8 @@ def _duration(value: object) -> float:
     return seconds
 
 
-def _check_nodes(resources: tuple[Resource, ...]) -> None:
-    """Refuse a request for more nodes than any system has."""
+def _check_totals(resources: tuple[Resource, ...]) -> None:
+    """Refuse a request for more nodes, or more of anything, than any system has."""
     stack = [(item, 1) for item in resources]
     while stack:
         item, above = stack.pop()
@@ -284,6 +285,9 @@ def _check_nodes(resources: tuple[Resource, ...]) -> None:
             raise BadInput(
                 f"a job of {asked} nodes", "resources", f"ask for at most {MAX_NODES} nodes"
             )
+        if asked > MAX_TOTAL:
+            what = f"counts that multiply to {asked:.0e} {quoted(item.type)}"
+            raise BadInput(what, "resources", f"ask for at most {MAX_TOTAL} of anything")
         stack += [(child, asked) for child in item.children]
 
 

@@ -254,6 +254,29 @@ def test_job_shows_user_priority_and_memo_with_dotted_keys(
         assert instance.jobs()[0].user == str(stranger)
 
 
+@pytest.mark.parametrize(
+    ("shown", "duration_s", "expires_s"),
+    [
+        ({"duration": 60.0, "expiration": 1.7e9}, 60.0, 1.7e9),
+        ({"duration": 0.0, "expiration": 9223372036.0}, 0.0, None),
+        ({"duration": 1e300, "expiration": 0.0}, None, None),
+        ({"duration": 10**400, "expiration": float("inf")}, None, None),
+        ({"duration": float("nan"), "expiration": float("nan")}, None, None),
+        ({}, None, None),
+    ],
+)
+def test_job_shows_its_time_limit_and_its_end_whatever_its_user_asked_for(
+    flux: FakeFlux,
+    instance: FluxInstance,
+    shown: dict[str, Any],
+    duration_s: float | None,
+    expires_s: float | None,
+) -> None:
+    flux.jobs = [{**JOB, **shown}]
+    (job,) = instance.jobs()
+    assert (job.duration_s, job.expires_s) == (duration_s, expires_s)
+
+
 def test_instance_without_jobs_has_none(flux: FakeFlux, instance: FluxInstance) -> None:
     flux.jobs = OSError(errno.ENODATA, "No data available")
     assert instance.jobs() == []
@@ -267,7 +290,8 @@ def test_instance_without_jobs_has_none(flux: FakeFlux, instance: FluxInstance) 
     [
         ("id", None), ("id", "7"), ("state", "RUN"), ("state", True), ("userid", 1.5),
         ("t_submit", None), ("t_submit", float("nan")), ("t_submit", 10**30), ("t_run", "now"),
-        ("urgency", []), ("annotations", 5), ("annotations", {"user": "x"}),
+        ("urgency", []), ("duration", "1h"), ("expiration", []), ("annotations", 5),
+        ("annotations", {"user": "x"}),
     ],
 )  # fmt: skip
 def test_listing_of_another_shape_is_refused(
@@ -435,6 +459,15 @@ while time.monotonic() < deadline:  # job-list hears of it a moment later
         break
     time.sleep(0.05)
 seen["states"] = states()
+handle.rpc(
+    "job-manager.update", {"id": first, "updates": {"attributes.system.duration": 7200.0}}
+).get()
+while time.monotonic() < deadline:
+    updated = instance.jobs()[0]
+    seen["limit"] = [updated.duration_s, updated.expires_s and updated.expires_s - updated.t_run]
+    if updated.duration_s != 60:
+        break
+    time.sleep(0.05)
 seen["running"] = [job.jobid for job in instance.jobs(JobState.RUN)]
 seen["user"] = instance.jobs()[0].user
 seen["resources"] = instance.resources()
@@ -509,7 +542,8 @@ def test_real_jobs_have_states_specs_allocations_and_eventlogs(seen: Mapping[str
     assert seen["no_jobs"] == 0
     assert seen["states"] == [[first, "RUN"], [second, "INACTIVE"], [third, "RUN"]]
     assert seen["running"] == [first, third]
-    assert seen["jobspec"]["attributes"]["system"]["duration"] == 60
+    assert seen["jobspec"]["attributes"]["system"]["duration"] in (60, 7200)
+    assert seen["limit"] == [7200.0, pytest.approx(7200.0, abs=5)]
     assert len(seen["allocation"]["execution"]["nodelist"]) == 1
     assert seen["eventlog"][:2] == ["submit", "validate"]
     assert "start" in seen["eventlog"]

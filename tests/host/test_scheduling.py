@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_flex.cli.burst_site import queue_policy_of
+from flux_flex.cli.burst_site import queue_policy_of, waits_of
 from flux_flex.host.flux_answers import RpcError
 from flux_flex.host.scheduling import MODULES, PARAMS, QMANAGER, Scheduling, scheduling_of
 
@@ -135,6 +135,14 @@ def test_controller_estimates_by_the_policy_of_its_queue() -> None:
     assert policy(broker) == "easy"
     assert policy(broker, "batch") == "conservative"
     assert policy(broker, "debug") == "fcfs"
+
+
+def test_controller_knows_whether_jobs_wait_for_hosts_that_are_down() -> None:
+    broker: Any = Broker({**params("easy", debug="fcfs"), "config.get": {}})
+    assert waits_of(broker)
+    assert not waits_of(broker, "debug")
+    unknown: Any = Broker({"config.get": {}})
+    assert not waits_of(unknown)
 
 
 def test_controller_takes_a_policy_that_nobody_knows_for_fcfs() -> None:

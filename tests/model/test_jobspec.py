@@ -440,3 +440,10 @@ def test_equal_keys_of_different_mappings_and_values_like_keys_are_fine():
         "b": {"a": "b", "b": "a"},
         "c": ["a", "a", {"a": 1}],
     }
+
+
+def test_counts_that_multiply_beyond_what_any_system_has_are_refused() -> None:
+    core = {"type": "core", "count": 10**9}
+    slot = {"type": "slot", "count": 10**9, "label": "task", "with": [core]}
+    with pytest.raises(BadInput, match="counts that multiply to 1e\\+18"):
+        parse_jobspec(changed("resources.0", slot))

@@ -17,8 +17,12 @@ from flux_flex.model.constraints import Constraint
 from flux_flex.model.count import Count
 from flux_flex.model.graph import NODE, BoolArray, IntArray, ResourceGraph
 from flux_flex.model.jobspec import Jobspec, Resource
+from flux_flex.model.targets import Target, Targets
 
 _FIRST = np.ones(1, dtype=bool)
+
+# More than any graph has, and so that the sum of two of them is an int64.
+_MOST = 1 << 61
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -250,9 +254,14 @@ def _eligible(constraint: Constraint | None, graph: ResourceGraph) -> BoolArray 
     if constraint is None:
         return None
     eligible = np.ones(len(graph), dtype=bool)
-    for node in graph.of_type(NODE):
-        held = graph.properties.get(int(node), frozenset())
-        if not constraint.matches(held, graph.names[node], int(graph.rank[node])):
+    nodes = graph.of_type(NODE)
+    none: frozenset[str] = frozenset()
+    targets = Targets(
+        Target(int(graph.rank[node]), graph.names[node], graph.properties.get(int(node), none))
+        for node in nodes
+    )
+    for node, meets in zip(nodes, targets.answers(targets.matching(constraint)), strict=True):
+        if not meets:
             eligible[node : graph.end[node]] = False
     return eligible
 
@@ -262,7 +271,7 @@ def _sum_of_needs(asks: tuple[Ask, ...]) -> tuple[tuple[int, int], ...]:
     least: dict[int, int] = {}
     for ask in asks:
         for row, need in ask.needs:
-            least[row] = least.get(row, 0) + need * ask.count.least
+            least[row] = min(least.get(row, 0) + need * ask.count.least, _MOST)
     return tuple(least.items())
 
 
@@ -271,7 +280,7 @@ def _totals(asks: tuple[Ask, ...], basis: Basis) -> IntArray:
     rows = list(basis.leaf_row.values())
     needs = dict(_sum_of_needs(asks))
     nodes = basis.graph.types.index(NODE) if NODE in basis.graph.types else -1
-    whole = sum(_whole_nodes(ask, nodes) for ask in asks)
+    whole = min(sum(_whole_nodes(ask, nodes) for ask in asks), _MOST)
     return np.array([*(needs.get(row, 0) for row in rows), whole], dtype=np.int64)
 
 
