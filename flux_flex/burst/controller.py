@@ -389,6 +389,8 @@ class Controller:
     def _decide(self, queue: Queue) -> None:
         book = self.ledger.book
         types = {t.name: t for p in self.settings.config.providers for t in p.types}
+        usable = self._usable(queue)
+        shunned = {job for job, until_s in book.shunned.items() if until_s > queue.now_s}
         snapshot = snapshot_of(
             queue,
             book,
@@ -398,10 +400,9 @@ class Controller:
             self.settings.queue_policy,
             self._closed(queue.now_s),
             waits=self.settings.waits,
+            usable=usable,
         )
-        usable = self._usable(queue)
-        shunned = {job for job, until_s in book.shunned.items() if until_s > queue.now_s}
-        plan = decide(replace(snapshot, rooms=rooms_of(usable, book), shunned=frozenset(shunned)))
+        plan = decide(replace(snapshot, shunned=frozenset(shunned)))
         waiting = {job.jobid for job in queue.pending}
         self.decisions = {job: one for job, one in self.decisions.items() if job in waiting}
         self.decisions.update({one.job.jobid: one for one in plan.decisions})
