@@ -20,7 +20,7 @@ from flux_flex.burst.budget import Purse
 from flux_flex.burst.calls import Calls
 from flux_flex.burst.config import BurstConfig
 from flux_flex.burst.decide import decide
-from flux_flex.burst.ledger import Entry, Ledger, State
+from flux_flex.burst.ledger import Aside, Entry, Ledger, State
 from flux_flex.burst.plan import Decision, Order, QueuePolicy
 from flux_flex.burst.providers import NoCapacity, Phase, Provider, Rental
 from flux_flex.burst.queue import LET_GO, Known, Queue, read_queue
@@ -98,7 +98,7 @@ class Controller:
         self.renting = Renting(providers, calls, instance.now)
         self.slots = placed_slots(settings.slots, parse_r(instance.resources()))
         self.decisions: dict[int, Decision] = {}
-        self.deciding = True  # else nothing more is rented
+        self.deciding = True  # else nothing more is rented; jobs may join what is
         self._verdicts = Verdicts(instance)
         self._known = Known()
         self._idle_since: dict[str, float] = {}
@@ -123,8 +123,7 @@ class Controller:
             except FlexError as error:  # the others go their way
                 self._failed[entry.burst] = one_line(error.what, _MOST_SAID)
                 log.error("%s: %s; trying again", entry.burst, self._failed[entry.burst])
-        if self.deciding:
-            self._decide(queue)
+        self._decide(queue)
         self.renting.look(self.next_step_s)
         # Inline calls have ended by now.
         self._take_answers()
@@ -176,8 +175,8 @@ class Controller:
         if error is None:
             self.ledger.note("asked", burst)
             return
-        self._set_aside(entry)
         said = one_line(error.what, _MOST_SAID)
+        self._set_aside(entry, "" if isinstance(error, NoCapacity) else said)
         if isinstance(error, NoCapacity):
             self._undrain(entry.rental.hosts)
             self.ledger.note("refused", burst, reason=said)
@@ -185,11 +184,14 @@ class Controller:
             # It may have gone half through, and would fail again at once.
             self._release(entry, said)
 
-    def _set_aside(self, entry: Entry) -> None:
-        times = self.ledger.book.aside.get((entry.provider, entry.rental.type), (0.0, 0))[1]
+    def _set_aside(self, entry: Entry, why: str = "") -> None:
+        """Do not ask for a type for a while; ``why`` is empty where there is no capacity."""
+        times = self.ledger.book.aside.get((entry.provider, entry.rental.type), Aside()).times
         pause_s = min(_FIRST_ASIDE_S * 2.0 ** min(times, 10), _LONGEST_ASIDE_S)
         until_s = self.instance.now() + pause_s
-        self.ledger.set_aside(entry.provider, entry.rental.type, until_s)
+        self.ledger.set_aside(entry.provider, entry.rental.type, until_s, why)
+        said = why or f"{entry.provider} has no {entry.rental.type} now"
+        log.warning("%s: %s; trying again in %s", entry.burst, said, format_duration(pause_s))
 
     # -- one burst ---------------------------------------------------------------------------------
 
@@ -238,11 +240,12 @@ class Controller:
             self._release(entry, _NOT_WANTED)
         elif seen is not None and seen.phase is Phase.FAILED:
             # Without capacity, or in a way that would fail again at once.
-            self._set_aside(entry)
-            self._release(entry, seen.reason or "the provider failed")
+            why = seen.reason or "the provider failed"
+            self._set_aside(entry, "" if seen.no_capacity else why)
+            self._release(entry, why)
         elif self._is_unlisted(entry, queue):
-            self._set_aside(entry)
-            self._release(entry, f"{entry.provider} does not have it any more")
+            self._set_aside(entry, why := f"{entry.provider} does not have it any more")
+            self._release(entry, why)
         elif queue.now_s >= entry.boot_by_s and self._is_enough(entry, queue):
             self.ledger.note("up", entry.burst, reason="some nodes did not come up")
         elif queue.now_s >= entry.boot_by_s:
@@ -404,7 +407,8 @@ class Controller:
         )
         plan = decide(replace(snapshot, shunned=frozenset(shunned)))
         waiting = {job.jobid for job in queue.pending}
-        self.decisions = {job: one for job, one in self.decisions.items() if job in waiting}
+        # Also those of jobs that run by now: people ask why.
+        self.decisions = {job: one for job, one in self.decisions.items() if job in queue.jobs}
         self.decisions.update({one.job.jobid: one for one in plan.decisions})
         # The largest first: each has a slot then, as decide() has checked.
         for order in sorted(plan.orders, key=lambda one: -one.nodes):
@@ -436,13 +440,15 @@ class Controller:
         for provider in self.settings.config.providers:
             for kind in (one.name for one in provider.types):
                 key = provider.name, kind
-                until_s = book.aside.get(key, (0.0, 0))[0]
+                aside = book.aside.get(key, Aside())
                 if hours is not None and not _within(hours, self.settings.minute_of(now_s)):
                     closed[key] = reasons.out_of_hours(*hours)
                 elif provider.name in book.protected:
                     closed[key] = reasons.protected(provider.name, book.protected[provider.name])
-                elif until_s > now_s:
-                    closed[key] = reasons.set_aside(kind, until_s - now_s)
+                elif not self.deciding:
+                    closed[key] = reasons.STOPPED
+                elif aside.until_s > now_s:
+                    closed[key] = reasons.set_aside(kind, aside.until_s - now_s, aside.why)
         return closed
 
     def _take(self, order: Order, queue: Queue, usable: Sequence[Slot]) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from flux_flex.burst.providers import Rental
 from flux_flex.errors import FlexError
@@ -83,12 +83,20 @@ class Past:
         return self.entry.cost_usd(since_s, self.ended_s)
 
 
+class Aside(NamedTuple):
+    """A type that a provider could not give: until when it is not asked for, how often that was so
+    since nodes of it last came up, and why; empty where there was no capacity."""
+
+    until_s: float = 0.0
+    times: int = 0
+    why: str = ""
+
+
 @dataclass(frozen=True)
 class Book:
     """All that the ledger says, at one moment.
 
-    aside       by provider and type: until when it is not asked for, and how often it failed
-                since nodes of it last came up
+    aside       by provider and type, what could not be had
     protected   providers that are asked for nothing more, with the reason
     shunned     jobs that did not start on nodes that were open for them: until when nothing is
                 rented for them
@@ -96,7 +104,7 @@ class Book:
 
     bursts: Mapping[str, Entry] = field(default_factory=dict)
     past: tuple[Past, ...] = ()
-    aside: Mapping[tuple[str, str], tuple[float, int]] = field(default_factory=dict)
+    aside: Mapping[tuple[str, str], Aside] = field(default_factory=dict)
     protected: Mapping[str, str] = field(default_factory=dict)
     shunned: Mapping[int, float] = field(default_factory=dict)
 
@@ -159,9 +167,9 @@ class Ledger:
         """What became of a burst: asked, up, join, leave, release, refused or gone."""
         self._write(name, burst=burst, **context)
 
-    def set_aside(self, provider: str, node_type: str, until_s: float) -> None:
+    def set_aside(self, provider: str, node_type: str, until_s: float, why: str = "") -> None:
         """A type has no capacity: it is not asked for until then."""
-        self._write("aside", provider=provider, type=node_type, until=until_s)
+        self._write("aside", provider=provider, type=node_type, until=until_s, reason=why)
 
     def shun(self, jobs: Sequence[int], until_s: float) -> None:
         """Jobs did not start on nodes that were open for them: no more are rented until then."""
@@ -258,8 +266,10 @@ def _of_provider(book: Book, event: Event) -> Book:
         return replace(book, protected={**book.protected, name: reason})
     if event.name == "aside":
         key = (name, str(event.context.get("type")))
-        times = book.aside.get(key, (0.0, 0))[1] + 1
-        return replace(book, aside={**book.aside, key: (_number(event, "until"), times)})
+        times = book.aside.get(key, Aside()).times + 1
+        why = str(event.context.get("reason", ""))
+        one = Aside(_number(event, "until"), times, why)
+        return replace(book, aside={**book.aside, key: one})
     return replace(
         book,
         protected={one: why for one, why in book.protected.items() if one != name},

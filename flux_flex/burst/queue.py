@@ -18,6 +18,7 @@ from functools import cached_property
 from flux_flex.burst.select import PendingJob
 from flux_flex.errors import FlexError
 from flux_flex.host.instance import Instance, JobInfo, JobState
+from flux_flex.model.burst_request import check_burst_request
 from flux_flex.model.jobspec import Jobspec, parse_jobspec
 from flux_flex.model.quoting import one_line
 from flux_flex.model.rv1 import ResourceSet, parse_r
@@ -266,7 +267,9 @@ class _Reading:
         self._asked.update(jobids)
         for jobid, document in self._instance.jobspecs(jobids).items():
             try:
-                known.jobspecs[jobid] = parse_jobspec(document)
+                spec = parse_jobspec(document)
+                check_burst_request(document)
+                known.jobspecs[jobid] = spec
                 known.senseless.pop(jobid, None)
                 known.told.discard(jobid)
             except FlexError as error:

@@ -9,6 +9,7 @@ from flux_flex.burst.plan import Alternative
 from flux_flex.model.duration import format_duration
 from flux_flex.model.money import format_usd
 
+STOPPED = "renting is stopped, until flux-flex burst start"
 SHUNNED = "nodes were open for it, and it did not start there; see flux job eventlog"
 
 
@@ -78,9 +79,11 @@ def no_room(node_type: str, nodes: int) -> str:
     return f"no slot with {hosts} for {node_type} is free"
 
 
-def set_aside(node_type: str, left_s: float) -> str:
-    """The provider had no capacity for a type, and is not asked again for a while."""
-    return f"no capacity for {node_type}, asking again in {format_duration(left_s)}"
+def set_aside(node_type: str, left_s: float, why: str) -> str:
+    """The provider could not give a type, and is not asked again for a while; ``why`` is empty
+    where it had no capacity."""
+    what = f"{node_type} failed ({why})" if why else f"no capacity for {node_type}"
+    return f"{what}, asking again in {format_duration(left_s)}"
 
 
 def protected(provider: str, reason: str) -> str:

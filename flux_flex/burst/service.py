@@ -52,9 +52,15 @@ class Service:
             "cost_per_hour": sum(one.cost_per_hour_usd for one in book.bursts.values()),
             "protected": dict(book.protected),
             "aside": [
-                {"provider": provider, "type": kind, "until": until_s, "times": times}
-                for (provider, kind), (until_s, times) in sorted(book.aside.items())
-                if until_s > now_s
+                {
+                    "provider": provider,
+                    "type": kind,
+                    "until": one.until_s,
+                    "times": one.times,
+                    "why": one.why,
+                }
+                for (provider, kind), one in sorted(book.aside.items())
+                if one.until_s > now_s
             ],
             "troubles": self._controller.troubles,
             "slots": {
@@ -178,12 +184,12 @@ class Service:
             self._controller.ledger.reset(provider)
         else:
             self._controller.deciding = True
-        return {}
+        return {"deciding": self._controller.deciding}
 
     def stop(self, _: Mapping[str, object]) -> dict[str, object]:
         """Rent nothing more; what is rented goes its way."""
         self._controller.deciding = False
-        return {}
+        return {"deciding": False}
 
     def drain(self, payload: Mapping[str, object]) -> dict[str, object]:
         """Let bursts go as soon as what runs on them has ended: one by name; or all, and then

@@ -137,7 +137,8 @@ def _status(document: Document) -> None:
         out.print(word(f"trouble    {place}: {what}", "red"))
     for one in _rows(document, "aside"):
         left = format_duration(max(0.0, _number(one, "until") - time.time()))
-        out.print(word(f"set aside  {one.get('type')} at {one.get('provider')} for {left}"))
+        why = f": {one['why']}" if one.get("why") else ""
+        out.print(word(f"set aside  {one.get('type')} at {one.get('provider')} for {left}{why}"))
 
 
 def _list(document: Document) -> None:

@@ -155,14 +155,17 @@ def test_a_request_that_fails_half_way_is_undone() -> None:
 
 def test_a_burst_that_fails_at_the_provider_is_released_with_its_reason() -> None:
     world = World()
-    world.submit(4)
+    job = world.submit(4)
     world.run(30)
     world.provider.failing["small-0"] = Observed("small-0", Phase.FAILED, 4, "image not found")
     world.run(60)
     reasons = [e.context.get("reason") for e in world.instance.log(KEY) if e.name == "release"]
     assert reasons[0] == "image not found"
-    assert ("scripted", "small") in world.controller.ledger.book.aside
+    aside = world.controller.ledger.book.aside["scripted", "small"]
+    assert aside.why == "image not found"
     assert world.provider.rents == 1  # not again at once
+    said = "deferred: small failed (image not found), asking again in"
+    assert world.verdict(job).startswith(said)
 
 
 def test_what_failed_before_nodes_came_up_does_not_count_any_more() -> None:

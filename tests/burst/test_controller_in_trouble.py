@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from burst_site import BOOT_S, Slow, World, names, own_busy, slots_of
+from burst_site import BOOT_S, OWN, Slow, World, job_of, names, own_busy, slots_of
 
 from flux_flex.burst.calls import Inline
 from flux_flex.burst.controller import Controller
@@ -229,6 +229,38 @@ def test_after_drain_nothing_is_rented_anew_for_the_same_jobs() -> None:
     Service(world.controller).drain({})
     world.run(300)
     assert not world.provider.rented, names(world)
+
+
+def test_a_job_that_waits_while_renting_is_stopped_is_told_so() -> None:
+    world = World()
+    Service(world.controller).stop({})
+    large, here = world.submit(4), world.submit(OWN, urgency=0, attributes=HELD)
+    world.run(60)
+    assert world.verdict(large) == "deferred: renting is stopped, until flux-flex burst start"
+    assert world.state(here) is JobState.SCHED
+    assert next(j.urgency for j in world.instance.jobs() if j.jobid == here) == 16
+    Service(world.controller).start({})
+    world.run(60)
+    assert world.provider.rents == 1
+
+
+def test_a_word_that_says_nothing_of_bursting_rents_nothing() -> None:
+    world = World()
+    spec = job_of(4)
+    spec["attributes"]["system"]["burstable"] = "maybe"
+    job = world.instance.submit(spec)
+    world.run(60)
+    assert world.provider.rents == 0
+    assert world.verdict(job).startswith("impossible: ")
+    assert "'maybe' says nothing of bursting" in world.verdict(job)
+
+
+def test_a_job_that_runs_can_still_be_explained() -> None:
+    world = World()
+    job = world.submit(4)
+    world.run(BOOT_S + 90)
+    assert world.state(job) is JobState.RUN
+    assert Service(world.controller).explain({"id": job})["alternatives"]
 
 
 def test_to_trust_a_provider_again_does_not_end_a_stop() -> None:
