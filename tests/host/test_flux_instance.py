@@ -497,7 +497,9 @@ refused("no_R", instance.allocation, second)
 refused("no_job", instance.jobspec, 5)
 refused("no_memo", instance.memo, 5, {"a": 1})
 refused("no_service", instance.rpc, "no.such")
-refused("late", FluxInstance(deadline_s=1e-9).rpc, "job-manager.stats-get")
+# A version of the KVS that never comes.
+version = {"rootseq": 1000000, "namespace": "primary"}
+refused("late", FluxInstance(deadline_s=0.05).rpc, "kvs.wait-version", version)
 print("SEEN " + json.dumps(seen))
 """
 
