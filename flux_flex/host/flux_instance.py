@@ -50,7 +50,6 @@ _LOOKUP_DECODED_AND_CURRENT = 1 | 2
 
 # States of job-list (RFC 21). Jobs before SCHED are left out: nobody can start them yet.
 _STATES = {8: JobState.SCHED, 16: JobState.RUN, 32: JobState.RUN, 64: JobState.INACTIVE}
-_FILTERS = {JobState.SCHED: "sched", JobState.RUN: "running", JobState.INACTIVE: "inactive"}
 _LISTED = [
     "state", "userid", "urgency", "priority", "t_submit", "t_run", "t_inactive", "duration",
     "expiration",
@@ -157,21 +156,18 @@ class FluxInstance:
         Jobs that still wait for a dependency or a priority are not among them. A memo's nested
         keys are joined with dots, as :meth:`memo` takes them.
         """
-        filters = [] if state is None else [_FILTERS[state]]
-        # max_entries 0: all of them. The nested memo comes with the annotations.
-        listing = bindings("flux.job").JobList(
-            self._handle, [*_LISTED, "annotations"], filters, user="all", max_entries=0
-        )
-        try:
-            answer = listing.fetch_jobs()
-            answer.wait_for(self._deadline_s)
-            entries = answer.get_jobs()
-        except OSError as error:
-            # No job at all: a streaming answer may end before it began.
-            if error.errno != errno.ENODATA:
-                raise refused(error, "job-list.list") from error
-            entries = []
-        found = [_job_info(item) for item in checked_list(entries, "job-list.list")]
+        wanted = [bits for bits, of in _STATES.items() if state in (None, of)]
+        # max_entries 0: all of them. The nested memo comes with the annotations. Not as a stream,
+        # which Flux's own bindings ask for: that is a message for each job, and with thousands
+        # of jobs all who talk to the broker feel it.
+        payload = {
+            "max_entries": 0,
+            "attrs": [*_LISTED, "annotations"],
+            "since": 0.0,
+            "constraint": {"states": [sum(wanted)]},
+        }
+        entries = self.rpc("job-list.list", payload).get("jobs")
+        found = [_job_info(item) for item in checked_list(entries, "job-list.list: jobs")]
         jobs = [job for job in found if job is not None and state in (None, job.state)]
         return sorted(jobs, key=lambda job: (job.t_submit, job.jobid))
 

@@ -49,8 +49,6 @@ class Future:
             raise self.answer
         return self.answer
 
-    get_jobs = get
-
 
 class KVSDir:
     """What a directory of the KVS is read as."""
@@ -63,13 +61,14 @@ class FakeFlux:
         self.answers: dict[str, Any] = {}
         self.asked: list[tuple[str, Any, int | None]] = []
         self.jobs: Any = []
-        self.filters: list[str] = []
         self.store: dict[str, Any] = {}
         self.refusal: Exception | None = None
 
     def rpc(self, topic: str, payload: Any = None, nodeid: int | None = None) -> Future:
         json.dumps(payload)
         self.asked.append((topic, payload, nodeid))
+        if topic == "job-list.list":
+            return Future(self.jobs if isinstance(self.jobs, OSError) else {"jobs": self.jobs})
         unknown = OSError(errno.ENOSYS, "Unknown service method")
         return Future(self.answers.get(topic, unknown))
 
@@ -77,15 +76,6 @@ class FakeFlux:
         if uri == "local:///nowhere":
             raise FileNotFoundError(errno.ENOENT, "Unable to connect to Flux")
         return self
-
-    def job_list(self, handle: Any, attrs: list[str], filters: list[str], **more: Any) -> FakeFlux:
-        assert more == {"user": "all", "max_entries": 0}
-        assert "annotations" in attrs
-        self.filters = filters
-        return self
-
-    def fetch_jobs(self) -> Future:
-        return Future(self.jobs)
 
     def lookup(self, handle: Any, key: str, *, deadline_s: float) -> str:
         assert deadline_s > 0, "waited without a deadline"
@@ -118,7 +108,6 @@ def flux(monkeypatch: pytest.MonkeyPatch) -> FakeFlux:
     modules["flux"].__dict__.update(Flux=fake.connect)
     modules["flux.kvs"].__dict__.update(KVSTxn=fake.transaction)
     monkeypatch.setattr("flux_flex.host.flux_instance.lookup", fake.lookup)
-    modules["flux.job"].__dict__.update(JobList=fake.job_list)
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     return fake
@@ -237,7 +226,9 @@ def test_jobs_come_in_order_of_submission_without_those_that_cannot_start(
     ]  # fmt: skip
     assert (jobs[2].t_run, jobs[2].t_inactive, jobs[1].t_run) == (10.0, 11.0, None)
     assert [job.jobid for job in instance.jobs(JobState.RUN)] == [1]
-    assert flux.filters == ["running"]
+    (_, asked, _) = flux.asked[-1]
+    assert (asked["max_entries"], asked["constraint"]) == (0, {"states": [16 + 32]})
+    assert "annotations" in asked["attrs"]
 
 
 def test_job_shows_user_priority_and_memo_with_dotted_keys(
@@ -278,7 +269,6 @@ def test_job_shows_its_time_limit_and_its_end_whatever_its_user_asked_for(
 
 
 def test_instance_without_jobs_has_none(flux: FakeFlux, instance: FluxInstance) -> None:
-    flux.jobs = OSError(errno.ENODATA, "No data available")
     assert instance.jobs() == []
     flux.jobs = OSError(errno.EPERM, "no")
     with pytest.raises(RpcError, match="no"):
