@@ -230,7 +230,7 @@ class Controller:
             self.renting.request(entry.provider, rental)
 
     def _asked(self, entry: Entry, queue: Queue) -> None:
-        seen = self.renting.of(entry)
+        seen = self.renting.of(entry) if self.renting.has_said(entry) else None
         if not set(queue.ranks_of(entry.rental.hosts)) & queue.down:
             self.ledger.note("up", entry.burst)
             self._idle_since[entry.burst] = queue.now_s
@@ -466,6 +466,7 @@ class Controller:
             cost_per_hour_usd=order.nodes * order.node_type.price_per_hour_usd,
             boot_by_s=self.instance.now() + self.settings.boot_deadline_s,
         )
+        self._forget(slot.name)  # of whoever was there before
         # Drains them before their brokers come, and asks for them.
         self._intended(self.ledger.book.bursts[slot.name], queue)
 
