@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from flux_flex.burst.bootstrap import Lead, follower_toml, hosts_of, with_cores
-from flux_flex.burst.catalog import NodeType, parse_catalog
+from flux_flex.burst.catalog import NodeType
 from flux_flex.burst.config import BurstConfig, Limits
 from flux_flex.burst.config import Provider as ProviderConfig
 from flux_flex.burst.controller import Settings
@@ -20,13 +21,13 @@ from flux_flex.burst.eksctl import ClusterPlan
 from flux_flex.burst.plan import QueuePolicy
 from flux_flex.burst.providers import ENTRY_POINTS, Provider
 from flux_flex.burst.slots import Slot
-from flux_flex.config import BurstSettings, FlexConfig, slots_of
+from flux_flex.cli.catalog import named_catalog
+from flux_flex.config import PATH_VARIABLE, BurstSettings, FlexConfig, slots_of
 from flux_flex.errors import BadInput
 from flux_flex.host.flux_answers import RpcError
 from flux_flex.host.flux_instance import FluxInstance
 from flux_flex.host.scheduling import Scheduling, scheduling_of
 from flux_flex.pydantic_errors import bad_input
-from flux_flex.simulate.files import read_yaml
 
 # How long nodes are paid for after they have idled away: draining, and the provider's own time.
 # A node group of EKS takes long to go. Of a provider that is not ours nothing is known.
@@ -53,14 +54,29 @@ _POLICIES: dict[str, QueuePolicy] = {
 }  # fmt: skip
 
 
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """BadInput from within names the flex.toml, or says that there is none, first."""
+    try:
+        yield
+    except BadInput as error:
+        if error.where.startswith("/"):  # a file that flex.toml names, such as the catalogue
+            raise
+        if file.exists():
+            raise error.at(str(file)) from None
+        remedy = f"write one (docs/bursting.md), or name another: export {PATH_VARIABLE}=FILE"
+        raise BadInput("no such file, and bursting needs one", str(file), remedy) from None
+
+
 def types_of(site: FlexConfig) -> tuple[NodeType, ...]:
     """The node types that have slots, from the catalogue. Raises BadInput."""
-    if not site.burst.catalog:
-        raise BadInput("it is not set", "flex.toml: burst.catalog", "name the catalogue of types")
-    catalog = parse_catalog(read_yaml(Path(site.burst.catalog)))
+    catalog = named_catalog(site.burst.catalog)
     names = dict.fromkeys(slot.type for slot in slots_of(site.burst))
     cores = site.burst.local.cores if site.burst.provider == "local" else 0
-    return tuple(with_cores(catalog.get(name), cores) for name in names)
+    try:
+        return tuple(with_cores(catalog.get(name), cores) for name in names)
+    except BadInput as error:
+        raise error.at("burst.slots") from None
 
 
 def slots_in(site: FlexConfig) -> tuple[Slot, ...]:
@@ -76,12 +92,10 @@ def settings_of(
     flex.toml lacks something or contradicts itself."""
     burst = site.burst
     if not burst.provider:
-        raise BadInput(
-            "it is not set", "flex.toml: burst.provider", "name who rents, such as local"
-        )
+        raise BadInput("it is not set", "burst.provider", "name who rents, such as local")
     if not burst.slots:
         remedy = "add a table [[burst.slots]] for each type of nodes"
-        raise BadInput("there are none", "flex.toml: burst.slots", remedy)
+        raise BadInput("it is not set", "burst.slots", remedy)
     limits = Limits(
         nodes=burst.limits.nodes,
         cost_per_hour=burst.limits.cost_per_hour,
@@ -101,7 +115,7 @@ def settings_of(
             providers=(rents,),
         )
     except ValidationError as error:
-        raise bad_input(error, BurstConfig).at("flex.toml: burst") from error
+        raise bad_input(error, BurstConfig).at("burst") from error
     slots = tuple(Slot(slot.name, slot.type, tuple(slot.hosts)) for slot in slots_of(site.burst))
     return Settings(
         config,
@@ -203,7 +217,7 @@ def kubernetes_config(burst: BurstSettings) -> KubernetesConfig:
     }
     for key, remedy in needed.items():
         if burst.provider == "kubernetes" and not getattr(config, key):
-            raise BadInput("it is not set", f"flex.toml: burst.kubernetes.{key}", remedy)
+            raise BadInput("it is not set", f"burst.kubernetes.{key}", remedy)
     return config
 
 
@@ -237,6 +251,10 @@ def cluster_plan(
     What is known only when there is a cluster need not be in the table yet. Raises BadInput where
     the table cannot be used, or is of another cluster or region.
     """
+    if burst.provider not in ("", "eks", "kubernetes"):
+        remedy = 'set it to "eks", with slots of EC2 types, or name another file in '
+        what = f"the slots are for {burst.provider}, which rents no nodes of EC2"
+        raise BadInput(what, "burst.provider", remedy + PATH_VARIABLE)
     if burst.provider != "eks":
         return ClusterPlan(name, region, zones)
     from flux_flex.burst.providers.eks_config import parse_eks_config
@@ -245,7 +263,7 @@ def cluster_plan(
     try:
         config = parse_eks_config({**_NOT_YET, **given})
     except BadInput as error:
-        raise error.at("flex.toml: burst.eks") from None
+        raise error.at("burst.eks") from None
     for option, key, word in (("--name", "cluster", name), ("--region", "region", region)):
         if key in given and given[key] != word:
             what = f"burst.eks.{key} is {given[key]} in flex.toml"
@@ -268,6 +286,6 @@ def _third_party(name: str, types: Sequence[NodeType], site: FlexConfig) -> Prov
     if not found:
         known = [*OURS, *(one.name for one in entry_points(group=ENTRY_POINTS))]
         what = f"no provider is called {name!r}"
-        raise BadInput(what, "flex.toml: burst.provider", f"use one of {', '.join(known)}")
+        raise BadInput(what, "burst.provider", f"use one of {', '.join(known)}")
     provider: Provider = found[0].load()(site.burst, types)
     return provider
