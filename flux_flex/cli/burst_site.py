@@ -34,7 +34,8 @@ from flux_flex.pydantic_errors import bad_input
 _RELEASE_S = {"local": 120.0, "kubernetes": 300.0, "eks": 1200.0}
 _LONGEST_RELEASE_S = 1200.0
 
-if TYPE_CHECKING:  # brings the kubernetes package, which only that provider needs
+if TYPE_CHECKING:  # bring packages that only those providers need
+    from flux_flex.burst.providers.fluxburst import FluxBurstConfig
     from flux_flex.burst.providers.kubernetes import KubernetesConfig
 
 # Stand-ins for what a table [burst.eks] needs and nobody knows before there is a cluster.
@@ -134,9 +135,7 @@ def release_s_of(burst: BurstSettings) -> float:
     if burst.release_deadline is not None:
         return burst.release_deadline
     if burst.provider == "fluxburst":
-        from flux_flex.burst.providers.fluxburst import parse_fluxburst_config
-
-        return parse_fluxburst_config(burst.fluxburst).release_deadline
+        return _fluxburst_config(burst).release_deadline
     return _RELEASE_S.get(burst.provider, _LONGEST_RELEASE_S)
 
 
@@ -188,11 +187,27 @@ def open_provider(site: FlexConfig, instance: FluxInstance) -> Provider:
     if name == "eks":
         return _eks(site)
     if name == "fluxburst":
-        from flux_flex.burst.providers.fluxburst import FluxBurstProvider, parse_fluxburst_config
+        from flux_flex.burst.providers.fluxburst import FluxBurstProvider
 
-        table = parse_fluxburst_config(site.burst.fluxburst)
+        table = _fluxburst_config(site.burst)
         return FluxBurstProvider(table, types_of(site), broker_toml=_broker_toml(site, instance))
     return _third_party(name, types_of(site), site)
+
+
+def _fluxburst_config(burst: BurstSettings) -> FluxBurstConfig:
+    from flux_flex.burst.providers.fluxburst import parse_fluxburst_config
+
+    with _of_table("burst.fluxburst"):
+        return parse_fluxburst_config(burst.fluxburst)
+
+
+@contextmanager
+def _of_table(name: str) -> Iterator[None]:
+    """BadInput from within names the table first."""
+    try:
+        yield
+    except BadInput as error:
+        raise error.at(name) from None
 
 
 def _broker_toml(site: FlexConfig, instance: FluxInstance) -> str:
@@ -207,10 +222,8 @@ def kubernetes_config(burst: BurstSettings) -> KubernetesConfig:
     the provider eks does without."""
     from flux_flex.burst.providers.kubernetes import parse_kubernetes_config
 
-    try:
+    with _of_table("burst.kubernetes"):
         config = parse_kubernetes_config(burst.kubernetes)
-    except BadInput as error:
-        raise error.at("burst.kubernetes") from None
     needed = {
         "kubeconfig": "name one whose user has the rights of docs/kubernetes-rbac.yaml",
         "identity": "choose a word that no other instance has, and keep it",
@@ -232,7 +245,8 @@ def _eks(site: FlexConfig) -> Provider:
     from flux_flex.burst.providers.eks_config import parse_eks_config
     from flux_flex.burst.providers.kubernetes import KubernetesProvider
 
-    config = parse_eks_config(site.burst.eks)
+    with _of_table("burst.eks"):
+        config = parse_eks_config(site.burst.eks)
     aws = Aws(config.region, config.profile)
     kube = None if site.burst.kubernetes.get("kubeconfig") else eks_kube(aws, config.cluster)
     inner = KubernetesProvider(
@@ -260,10 +274,8 @@ def cluster_plan(
     from flux_flex.burst.providers.eks_config import parse_eks_config
 
     given = {key: value for key, value in burst.eks.items() if value not in ("", [])}
-    try:
+    with _of_table("burst.eks"):
         config = parse_eks_config({**_NOT_YET, **given})
-    except BadInput as error:
-        raise error.at("burst.eks") from None
     for option, key, word in (("--name", "cluster", name), ("--region", "region", region)):
         if key in given and given[key] != word:
             what = f"burst.eks.{key} is {given[key]} in flex.toml"
