@@ -424,6 +424,11 @@ def slots_of(burst: BurstSettings) -> tuple[BurstSlot, ...]:
     )
 
 
+def config_path(path: str | Path | None = None) -> Path:
+    """The file that :func:`load_config` reads, whether it is there or not."""
+    return Path(path or os.environ.get(PATH_VARIABLE) or DEFAULT_PATH)
+
+
 def load_config(path: str | Path | None = None) -> FlexConfig:
     """The site's configuration; defaults where there is no file.
 
@@ -432,7 +437,7 @@ def load_config(path: str | Path | None = None) -> FlexConfig:
     and for a file that somebody else than root and this process's user could have written.
     """
     named = path or os.environ.get(PATH_VARIABLE)
-    place = Path(named or DEFAULT_PATH)
+    place = config_path(path)
     try:
         text = read_trusted(place)
     except FileNotFoundError:

@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         "explain": _explain,
         "budget": _budget,
         "eventlog": _eventlog,
-        "start": lambda _: console().print("renting where it is worth it"),
+        "start": lambda answer: _started(answer, options.provider),
         "stop": lambda _: console().print("renting nothing more; what is rented goes its way"),
         "drain": _drained,
     }
@@ -56,11 +56,13 @@ def run(options: argparse.Namespace) -> int:
 def _reap(options: argparse.Namespace) -> int:
     """Name what the provider has and the ledger does not; with --yes, release it."""
     from flux_flex.burst.ledger import KEY, fold
-    from flux_flex.cli.burst_site import open_provider
-    from flux_flex.config import load_config
+    from flux_flex.cli.burst_site import naming, open_provider
+    from flux_flex.config import config_path, load_config
 
     instance = FluxInstance()
-    provider = open_provider(load_config(), instance)
+    site = load_config()
+    with naming(config_path()):
+        provider = open_provider(site, instance)
     try:
         there = provider.observe()
         # Read after it: the ledger has the intent of each request that could be seen there.
@@ -83,12 +85,14 @@ def _reap(options: argparse.Namespace) -> int:
 def _eksctl_config(options: argparse.Namespace) -> int:
     """Print a cluster for `eksctl create cluster`; nothing is made."""
     from flux_flex.burst.eksctl import eksctl_config, groups_of
-    from flux_flex.cli.burst_site import cluster_plan, slots_in, types_of
-    from flux_flex.config import load_config
+    from flux_flex.cli.burst_site import cluster_plan, naming, slots_in, types_of
+    from flux_flex.config import config_path, load_config
 
     site = load_config()
-    plan = cluster_plan(site.burst, options.name, options.region, tuple(options.zones))
-    write_out(eksctl_config(plan, groups_of(slots_in(site), types_of(site))))
+    with naming(config_path()):
+        plan = cluster_plan(site.burst, options.name, options.region, tuple(options.zones))
+        groups = groups_of(slots_in(site), types_of(site))
+    write_out(eksctl_config(plan, groups))
     return 0
 
 
@@ -196,6 +200,15 @@ def _eventlog(document: Document) -> None:
         told = " ".join(f"{key}={value}" for key, value in context.items())
         line = f"{_number(event, 'timestamp'):.6f} {event.get('name')} {told}"
         out.print(word(line), soft_wrap=True)
+
+
+def _started(document: Document, provider: str | None) -> None:
+    if provider:
+        console().print(word(f"{provider} is trusted again"))
+    if document.get("deciding") is False:
+        console().print(word("nothing more is rented until: flux-flex burst start", "cyan"))
+    elif not provider:
+        console().print("renting where it is worth it")
 
 
 def _drained(document: Document) -> None:

@@ -22,12 +22,14 @@ from flux_flex.burst.bootstrap import (
     placeholder_r,
     with_cores,
 )
-from flux_flex.burst.catalog import Catalog, NodeType, parse_catalog
+from flux_flex.burst.catalog import NodeType
+from flux_flex.cli.burst_site import naming
+from flux_flex.cli.catalog import named_catalog
 from flux_flex.cli.output import write_out
-from flux_flex.config import BurstSettings, BurstSlot, load_config, slots_of
+from flux_flex.config import BurstSettings, BurstSlot, config_path, load_config, slots_of
 from flux_flex.errors import BadInput
 from flux_flex.model.quoting import printable
-from flux_flex.simulate.files import read_json, read_yaml, write_all
+from flux_flex.simulate.files import read_json, write_all
 
 R_FILE = "R.json"
 LEAD_FILE = "broker.toml"
@@ -41,8 +43,9 @@ def configure(options: argparse.Namespace) -> int:
     """
     burst = load_config().burst
     slots = slots_of(burst)
-    _check(burst)
-    types = _types(burst, slots)
+    with naming(config_path()):
+        _check(burst)
+        types = _types(burst, slots)
     own_r = read_json(Path(options.r))
     try:
         R = placeholder_r(own_r, burst.lead.name, slots, types)
@@ -74,26 +77,17 @@ def _check(burst: BurstSettings) -> None:
     }
     for key, (value, remedy) in needed.items():
         if not value:
-            raise BadInput("it is not set", f"flex.toml: {key}", remedy)
+            raise BadInput("it is not set", key, remedy)
 
 
 def _types(burst: BurstSettings, slots: Sequence[BurstSlot]) -> list[NodeType]:
     """The types of the slots. Raises BadInput where the catalogue has none of that name."""
-    path = Path(burst.catalog)
-    catalog = _catalog(path)
+    catalog = named_catalog(burst.catalog)
     cores = burst.local.cores if burst.provider == "local" else 0
     try:
         return [with_cores(catalog.get(name), cores) for name in _unique(s.type for s in slots)]
     except BadInput as error:
-        raise error.at("flex.toml: burst.slots") from None
-
-
-def _catalog(path: Path) -> Catalog:
-    document = read_yaml(path)
-    try:
-        return parse_catalog(document)
-    except BadInput as error:
-        raise error.at(str(path)) from None
+        raise error.at("burst.slots") from None
 
 
 def _unique(names: Iterable[str]) -> list[str]:
@@ -112,6 +106,7 @@ def _next_steps(
     return [
         f"{own} own hosts and {rented} for {len(slots)} bursts, in {folder}:",
         f"  {R_FILE}, {LEAD_FILE} for the own hosts, {FOLLOWER_FILE} for rented ones",
+        "  (written anew each time: keep what you add elsewhere, or add it again)",
         "",
         f"1. If there is no certificate: flux keygen {certificate}",
         "   Every broker needs this same file, readable by the instance's owner alone.",

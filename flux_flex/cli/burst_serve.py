@@ -13,14 +13,13 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
-from pathlib import Path
 from typing import Any, ClassVar
 
 from flux_flex.burst.controller import Controller, Settings
 from flux_flex.burst.providers import Provider
 from flux_flex.burst.service import NAME, Service
-from flux_flex.cli.burst_site import open_provider, queue_policy_of, settings_of, waits_of
-from flux_flex.config import load_config
+from flux_flex.cli.burst_site import naming, open_provider, queue_policy_of, settings_of, waits_of
+from flux_flex.config import config_path, load_config
 from flux_flex.errors import BadInput, FlexError
 from flux_flex.host.flux_answers import reason_of
 from flux_flex.host.flux_bindings import bindings
@@ -75,14 +74,16 @@ def _run(
     config: str | None,
     on_step: Callable[[], None] = lambda: None,
 ) -> None:
-    site = load_config(Path(config) if config else None)
+    site = load_config(config)
+    file = config_path(config)
     instance = FluxInstance(handle=handle)
     queue = site.burst.queue
-    settings: Settings = settings_of(
-        site, queue_policy_of(instance, queue), waits=waits_of(instance, queue)
-    )
+    policy, waits = queue_policy_of(instance, queue), waits_of(instance, queue)
+    with naming(file):
+        settings: Settings = settings_of(site, policy, waits=waits)
     with ExitStack() as at_end:
-        provider = at_end.enter_context(closing(open_provider(site, instance)))
+        with naming(file):
+            provider = at_end.enter_context(closing(open_provider(site, instance)))
         providers: Mapping[str, Provider] = {site.burst.provider: provider}
         calls = Threads(on_end=lambda: reactor.wake())
         controller = Controller(instance, providers, settings, calls)

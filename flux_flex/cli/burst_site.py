@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from flux_flex.burst.bootstrap import Lead, follower_toml, hosts_of, with_cores
-from flux_flex.burst.catalog import NodeType, parse_catalog
+from flux_flex.burst.catalog import NodeType
 from flux_flex.burst.config import BurstConfig, Limits
 from flux_flex.burst.config import Provider as ProviderConfig
 from flux_flex.burst.controller import Settings
@@ -20,20 +21,21 @@ from flux_flex.burst.eksctl import ClusterPlan
 from flux_flex.burst.plan import QueuePolicy
 from flux_flex.burst.providers import ENTRY_POINTS, Provider
 from flux_flex.burst.slots import Slot
-from flux_flex.config import BurstSettings, FlexConfig, slots_of
+from flux_flex.cli.catalog import named_catalog
+from flux_flex.config import PATH_VARIABLE, BurstSettings, FlexConfig, slots_of
 from flux_flex.errors import BadInput
 from flux_flex.host.flux_answers import RpcError
 from flux_flex.host.flux_instance import FluxInstance
 from flux_flex.host.scheduling import Scheduling, scheduling_of
 from flux_flex.pydantic_errors import bad_input
-from flux_flex.simulate.files import read_yaml
 
 # How long nodes are paid for after they have idled away: draining, and the provider's own time.
 # A node group of EKS takes long to go. Of a provider that is not ours nothing is known.
 _RELEASE_S = {"local": 120.0, "kubernetes": 300.0, "eks": 1200.0}
 _LONGEST_RELEASE_S = 1200.0
 
-if TYPE_CHECKING:  # brings the kubernetes package, which only that provider needs
+if TYPE_CHECKING:  # bring packages that only those providers need
+    from flux_flex.burst.providers.fluxburst import FluxBurstConfig
     from flux_flex.burst.providers.kubernetes import KubernetesConfig
 
 # Stand-ins for what a table [burst.eks] needs and nobody knows before there is a cluster.
@@ -53,14 +55,29 @@ _POLICIES: dict[str, QueuePolicy] = {
 }  # fmt: skip
 
 
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """BadInput from within names the flex.toml, or says that there is none, first."""
+    try:
+        yield
+    except BadInput as error:
+        if error.where.startswith("/"):  # a file that flex.toml names, such as the catalogue
+            raise
+        if file.exists():
+            raise error.at(str(file)) from None
+        remedy = f"write one (docs/bursting.md), or name another: export {PATH_VARIABLE}=FILE"
+        raise BadInput("no such file, and bursting needs one", str(file), remedy) from None
+
+
 def types_of(site: FlexConfig) -> tuple[NodeType, ...]:
     """The node types that have slots, from the catalogue. Raises BadInput."""
-    if not site.burst.catalog:
-        raise BadInput("it is not set", "flex.toml: burst.catalog", "name the catalogue of types")
-    catalog = parse_catalog(read_yaml(Path(site.burst.catalog)))
+    catalog = named_catalog(site.burst.catalog)
     names = dict.fromkeys(slot.type for slot in slots_of(site.burst))
     cores = site.burst.local.cores if site.burst.provider == "local" else 0
-    return tuple(with_cores(catalog.get(name), cores) for name in names)
+    try:
+        return tuple(with_cores(catalog.get(name), cores) for name in names)
+    except BadInput as error:
+        raise error.at("burst.slots") from None
 
 
 def slots_in(site: FlexConfig) -> tuple[Slot, ...]:
@@ -76,12 +93,10 @@ def settings_of(
     flex.toml lacks something or contradicts itself."""
     burst = site.burst
     if not burst.provider:
-        raise BadInput(
-            "it is not set", "flex.toml: burst.provider", "name who rents, such as local"
-        )
+        raise BadInput("it is not set", "burst.provider", "name who rents, such as local")
     if not burst.slots:
         remedy = "add a table [[burst.slots]] for each type of nodes"
-        raise BadInput("there are none", "flex.toml: burst.slots", remedy)
+        raise BadInput("it is not set", "burst.slots", remedy)
     limits = Limits(
         nodes=burst.limits.nodes,
         cost_per_hour=burst.limits.cost_per_hour,
@@ -101,7 +116,7 @@ def settings_of(
             providers=(rents,),
         )
     except ValidationError as error:
-        raise bad_input(error, BurstConfig).at("flex.toml: burst") from error
+        raise bad_input(error, BurstConfig).at("burst") from error
     slots = tuple(Slot(slot.name, slot.type, tuple(slot.hosts)) for slot in slots_of(site.burst))
     return Settings(
         config,
@@ -120,9 +135,7 @@ def release_s_of(burst: BurstSettings) -> float:
     if burst.release_deadline is not None:
         return burst.release_deadline
     if burst.provider == "fluxburst":
-        from flux_flex.burst.providers.fluxburst import parse_fluxburst_config
-
-        return parse_fluxburst_config(burst.fluxburst).release_deadline
+        return _fluxburst_config(burst).release_deadline
     return _RELEASE_S.get(burst.provider, _LONGEST_RELEASE_S)
 
 
@@ -174,11 +187,27 @@ def open_provider(site: FlexConfig, instance: FluxInstance) -> Provider:
     if name == "eks":
         return _eks(site)
     if name == "fluxburst":
-        from flux_flex.burst.providers.fluxburst import FluxBurstProvider, parse_fluxburst_config
+        from flux_flex.burst.providers.fluxburst import FluxBurstProvider
 
-        table = parse_fluxburst_config(site.burst.fluxburst)
+        table = _fluxburst_config(site.burst)
         return FluxBurstProvider(table, types_of(site), broker_toml=_broker_toml(site, instance))
     return _third_party(name, types_of(site), site)
+
+
+def _fluxburst_config(burst: BurstSettings) -> FluxBurstConfig:
+    from flux_flex.burst.providers.fluxburst import parse_fluxburst_config
+
+    with _of_table("burst.fluxburst"):
+        return parse_fluxburst_config(burst.fluxburst)
+
+
+@contextmanager
+def _of_table(name: str) -> Iterator[None]:
+    """BadInput from within names the table first."""
+    try:
+        yield
+    except BadInput as error:
+        raise error.at(name) from None
 
 
 def _broker_toml(site: FlexConfig, instance: FluxInstance) -> str:
@@ -193,17 +222,15 @@ def kubernetes_config(burst: BurstSettings) -> KubernetesConfig:
     the provider eks does without."""
     from flux_flex.burst.providers.kubernetes import parse_kubernetes_config
 
-    try:
+    with _of_table("burst.kubernetes"):
         config = parse_kubernetes_config(burst.kubernetes)
-    except BadInput as error:
-        raise error.at("burst.kubernetes") from None
     needed = {
         "kubeconfig": "name one whose user has the rights of docs/kubernetes-rbac.yaml",
         "identity": "choose a word that no other instance has, and keep it",
     }
     for key, remedy in needed.items():
         if burst.provider == "kubernetes" and not getattr(config, key):
-            raise BadInput("it is not set", f"flex.toml: burst.kubernetes.{key}", remedy)
+            raise BadInput("it is not set", f"burst.kubernetes.{key}", remedy)
     return config
 
 
@@ -218,7 +245,8 @@ def _eks(site: FlexConfig) -> Provider:
     from flux_flex.burst.providers.eks_config import parse_eks_config
     from flux_flex.burst.providers.kubernetes import KubernetesProvider
 
-    config = parse_eks_config(site.burst.eks)
+    with _of_table("burst.eks"):
+        config = parse_eks_config(site.burst.eks)
     aws = Aws(config.region, config.profile)
     kube = None if site.burst.kubernetes.get("kubeconfig") else eks_kube(aws, config.cluster)
     inner = KubernetesProvider(
@@ -237,15 +265,17 @@ def cluster_plan(
     What is known only when there is a cluster need not be in the table yet. Raises BadInput where
     the table cannot be used, or is of another cluster or region.
     """
+    if burst.provider not in ("", "eks", "kubernetes"):
+        remedy = 'set it to "eks", with slots of EC2 types, or name another file in '
+        what = f"the slots are for {burst.provider}, which rents no nodes of EC2"
+        raise BadInput(what, "burst.provider", remedy + PATH_VARIABLE)
     if burst.provider != "eks":
         return ClusterPlan(name, region, zones)
     from flux_flex.burst.providers.eks_config import parse_eks_config
 
     given = {key: value for key, value in burst.eks.items() if value not in ("", [])}
-    try:
+    with _of_table("burst.eks"):
         config = parse_eks_config({**_NOT_YET, **given})
-    except BadInput as error:
-        raise error.at("flex.toml: burst.eks") from None
     for option, key, word in (("--name", "cluster", name), ("--region", "region", region)):
         if key in given and given[key] != word:
             what = f"burst.eks.{key} is {given[key]} in flex.toml"
@@ -268,6 +298,6 @@ def _third_party(name: str, types: Sequence[NodeType], site: FlexConfig) -> Prov
     if not found:
         known = [*OURS, *(one.name for one in entry_points(group=ENTRY_POINTS))]
         what = f"no provider is called {name!r}"
-        raise BadInput(what, "flex.toml: burst.provider", f"use one of {', '.join(known)}")
+        raise BadInput(what, "burst.provider", f"use one of {', '.join(known)}")
     provider: Provider = found[0].load()(site.burst, types)
     return provider

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     from flux_flex.burst.providers.eks_catalog import SOURCE, read_types
 
     path = Path(options.file)
-    before = _catalog(path)
+    before = read_catalog(path) if path.exists() else None
     region = _region(options.region or "", before, path)
     kept = {one.name: one.properties for one in before.types} if before else {}
     names = [*kept, *(one for text in options.types or () for one in text.split(",") if one)]
@@ -75,13 +76,22 @@ def _written(one: NodeType) -> dict[str, object]:
     return document
 
 
-def _catalog(path: Path) -> Catalog | None:
-    if not path.exists():
-        return None
+def read_catalog(path: Path) -> Catalog:
+    """The catalogue in a file. Raises BadInput, whose ``where`` begins with the file."""
     try:
         return parse_catalog(read_yaml(path))
     except BadInput as error:
-        raise error if str(path) in error.where else error.at(str(path)) from None
+        raise error if error.where.startswith(str(path)) else error.at(str(path)) from None
+
+
+def named_catalog(name: str) -> Catalog:
+    """The catalogue that burst.catalog of flex.toml names. Raises BadInput."""
+    if not name:
+        raise BadInput("it is not set", "burst.catalog", "name the catalogue of node types")
+    if not os.path.lexists(name):
+        remedy = "name one that exists, or write it: docs/bursting.md"
+        raise BadInput("no such file", f"burst.catalog: {name}", remedy)
+    return read_catalog(Path(name))
 
 
 def _region(named: str, before: Catalog | None, path: Path) -> str:

@@ -27,6 +27,8 @@ _STYLE: dict[Status, str] = {
     "found": "green", "missing": "bold red", "warning": "yellow", "unknown": "yellow",
     "skipped": "dim",
 }  # fmt: skip
+# What is shown with the checks for bursting: without it none of them can be believed, or mended.
+_BURST_TOO = ("config", "flux-python")
 _LONGEST = 300
 _MOST_LINES = 30
 
@@ -83,11 +85,11 @@ def _all_checks(config: FlexConfig, finding: Finding, names: Sequence[str]) -> l
         *(check for check in CHECKS if check.needed_for == USERNETES),
         Check("template", USERNETES, lambda _: _template(config.usernetes.template)),
         *(check for check in CHECKS if check.needed_for == BURSTING),
-        *_burst_checks(config.burst, names),
+        *_burst_checks(config.burst, finding, names),
     ]
 
 
-def _burst_checks(burst: BurstSettings, names: Sequence[str]) -> list[Check]:
+def _burst_checks(burst: BurstSettings, read: Finding, names: Sequence[str]) -> list[Check]:
     from flux_flex.cli.doctor_burst import catalog, config, is_configured
 
     today = datetime.datetime.now(datetime.timezone.utc).date()
@@ -98,11 +100,13 @@ def _burst_checks(burst: BurstSettings, names: Sequence[str]) -> list[Check]:
     ]
     if is_configured(burst):
         return checks
-    return [replace(check, look=_skipped(check.name)) for check in checks] if names else []
+    unusable = "flex.toml cannot be used: see config"
+    why = unusable if read.status == "missing" else "flex.toml names no provider: burst.provider"
+    return [replace(check, look=_skipped(check.name, why)) for check in checks] if names else []
 
 
-def _skipped(name: str) -> Callable[[Survey], Finding]:
-    return lambda _: Finding(name, "skipped", "flex.toml names no provider: burst.provider")
+def _skipped(name: str, why: str) -> Callable[[Survey], Finding]:
+    return lambda _: Finding(name, "skipped", why)
 
 
 def _template(template: str) -> Finding:
@@ -117,7 +121,8 @@ def _template(template: str) -> Finding:
 
 
 def _chosen(checks: Sequence[Check], names: Sequence[str]) -> list[Check]:
-    """The checks that are named, in their own order. ``engine`` also names ``engine-tools``."""
+    """The checks that are named, in their own order. ``engine`` also names ``engine-tools``,
+    and ``burst`` what no burst does without."""
     known = [check.name for check in checks]
     for name in names:
         if name not in known:
@@ -125,11 +130,13 @@ def _chosen(checks: Sequence[Check], names: Sequence[str]) -> list[Check]:
             remedy = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
             raise BadInput(f"no check {name[:40]!r}", "--check", remedy)
     families = tuple(f"{name}-" for name in names)
-    return [
-        check
-        for check in checks
-        if not names or check.name in names or check.name.startswith(families)
-    ]
+    chosen = []
+    for check in checks:
+        if not names or check.name in names or check.name.startswith(families):
+            chosen.append(check)
+        elif "burst" in names and check.name in _BURST_TOO:
+            chosen.append(replace(check, needed_for=BURSTING))
+    return chosen
 
 
 def _plain(finding: Finding) -> Finding:

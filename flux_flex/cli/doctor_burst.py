@@ -9,18 +9,17 @@ import datetime
 import shlex
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
-from pathlib import Path
 
-from flux_flex.burst.catalog import Catalog, parse_catalog
+from flux_flex.burst.catalog import Catalog
 from flux_flex.burst.providers import ENTRY_POINTS
 from flux_flex.cli.burst_site import OURS, kubernetes_config
+from flux_flex.cli.catalog import named_catalog
 from flux_flex.config import BurstSettings, slots_of
 from flux_flex.errors import BadInput
 from flux_flex.host.checks.findings import Finding, Problem, judged
 from flux_flex.host.checks.survey import BrokerConfig, BurstSlot, Secret
 from flux_flex.host.checks.survey import BurstSettings as SurveyedBurst
 from flux_flex.host.checks.tables import at
-from flux_flex.simulate.files import read_yaml
 
 # On-demand prices change by the month at most; what is older was forgotten.
 STALE_DAYS = 90
@@ -144,11 +143,10 @@ def catalog(burst: BurstSettings, today: datetime.date) -> Finding:
         remedy = '# in flex.toml, [burst]\ncatalog = "/etc/flux/catalog.yaml"'
         return Finding(name, "missing", "burst.catalog is not set", remedy)
     try:
-        found = parse_catalog(read_yaml(Path(burst.catalog)))
+        found = named_catalog(burst.catalog)
     except BadInput as error:
-        where = error.where if burst.catalog in error.where else f"{burst.catalog}: {error.where}"
         remedy = error.remedy or f"# write {burst.catalog}: {_DOCS}"
-        return Finding(name, "missing", f"{where}: {error.what}", remedy)
+        return Finding(name, "missing", f"{error.where}: {error.what}", remedy)
     fine = f"{burst.catalog}: {len(found.types)} types, prices of {found.date}, {found.region}"
     return judged(name, [*_catalog_problems(burst, found, today)], fine)
 

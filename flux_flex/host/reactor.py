@@ -173,10 +173,11 @@ class Reactor:
         try:
             self._handle.service_register(self._name).wait_for(ANSWER_DEADLINE_S).get()
         except OSError as error:
-            what = reason_of(error)
+            what, remedy = reason_of(error), "see flux module list"
             if error.errno == errno.EEXIST:
                 what = "it runs already, here or as a broker module"
-            raise FlexError(what, f"service {self._name}", "see flux module list") from None
+                remedy = "flux-flex burst status says how it is"
+            raise FlexError(what, f"service {self._name}", remedy) from None
 
     def _unregister(self) -> None:
         self._handle.service_unregister(self._name).wait_for(ANSWER_DEADLINE_S).get()

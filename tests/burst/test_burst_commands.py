@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -98,6 +99,32 @@ def test_drain_of_all_says_how_renting_goes_on(
     assert "nothing more is rented until: flux-flex burst start" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "deciding", "told"),
+    [
+        ([], True, "renting where it is worth it\n"),
+        (["--provider", "local"], True, "local is trusted again\n"),
+        (
+            ["--provider", "local"],
+            False,
+            "local is trusted again\nnothing more is rented until: flux-flex burst start\n",
+        ),
+    ],
+)
+def test_start_says_whether_anything_is_rented_again(
+    words: list[str],
+    deciding: bool,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(command, "_asked", lambda *_: {"deciding": deciding})
+    assert main(["burst", "start", *words]) == 0
+    assert capsys.readouterr().out == told
+    assert main(["burst", "start", *words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"deciding": deciding}
+
+
 # -- eksctl-config ---------------------------------------------------------------------------------
 
 Config = Callable[[str], int]
@@ -168,3 +195,43 @@ def test_a_table_of_another_cluster_or_without_sense_is_refused(
     assert eksctl(keys) == 3
     captured = capsys.readouterr()
     assert (captured.out, told in captured.err) == ("", True), captured.err
+
+
+def test_slots_of_another_provider_make_no_cluster(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    catalog, file = tmp_path / "catalog.yaml", tmp_path / "flex.toml"
+    catalog.write_text(CATALOG)
+    file.write_text(EKS.format(catalog=catalog, type="small", keys="").replace('"eks"', '"local"'))
+    file.chmod(0o600)
+    monkeypatch.setenv(PATH_VARIABLE, str(file))
+    words = ["--name", "hpc", "--region", "us-east-2", "--zones", "us-east-2a", "us-east-2b"]
+    assert main(["burst", "eksctl-config", *words]) == 3
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f"{file}: burst.provider: the slots are for local" in said.err
+
+
+def test_burst_without_a_flex_toml_says_where_it_looked_and_how_to_name_another(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(PATH_VARIABLE, raising=False)
+    monkeypatch.setattr("flux_flex.config.DEFAULT_PATH", str(tmp_path / "none.toml"))
+    assert main(["burst", "configure", "--r", "own.json"]) == 3
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'none.toml'}: no such file" in said
+    assert f"export {PATH_VARIABLE}=FILE" in said
+
+
+def test_catalogue_that_is_not_there_is_told_by_the_key_that_names_it(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "flex.toml"
+    file.write_text(EKS.format(catalog="/nowhere/catalog.yaml", type="small", keys=""))
+    file.chmod(0o600)
+    monkeypatch.setenv(PATH_VARIABLE, str(file))
+    words = ["--name", "hpc", "--region", "us-east-2", "--zones", "us-east-2a", "us-east-2b"]
+    assert main(["burst", "eksctl-config", *words]) == 3
+    said = capsys.readouterr().err
+    assert f"{file}: burst.catalog: /nowhere/catalog.yaml: no such file" in said
+    assert "scenario" not in said

@@ -27,7 +27,7 @@ def site(path: Path, limits: str) -> FlexConfig:
 def test_a_type_in_the_limits_that_nobody_has_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"limits\.types names 'smal'") as refused:
         settings_of(site(tmp_path, 'types = ["smal"]'))
-    assert "flex.toml" in refused.value.where
+    assert refused.value.where == "burst"
 
 
 def test_settings_say_whether_jobs_wait_for_hosts_that_are_down(tmp_path: Path) -> None:

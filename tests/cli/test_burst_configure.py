@@ -124,13 +124,13 @@ def test_a_key_that_is_needed_is_named(out: Path, key: str) -> None:
         last = max(i for i, line in enumerate(lines) if line.startswith(f"{name} = "))
         del lines[last]
     set_up(out.parent, "\n".join(lines))
-    assert refused(out).where == f"flex.toml: burst.{key}"
+    assert refused(out).where == f"{out.parent / 'flex.toml'}: burst.{key}"
 
 
 def test_a_type_that_the_catalogue_lacks_is_told_with_the_nearest(out: Path) -> None:
     set_up(out.parent, type="hpc7a.12large")
     error = refused(out)
-    assert error.where == "flex.toml: burst.slots"
+    assert error.where == f"{out.parent / 'flex.toml'}: burst.slots"
     assert "hpc7a.12xlarge" in error.remedy
 
 

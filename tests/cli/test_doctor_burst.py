@@ -83,7 +83,7 @@ def test_whole_table_is_found() -> None:
         ({"provider": "kubernetes"}, "the table of kubernetes: burst.kubernetes: "),
         (
             {"provider": "kubernetes", "kubernetes": {**KUBERNETES, "identity": ""}},
-            "flex.toml: burst.kubernetes.identity: it is not set",
+            "burst.kubernetes.identity: it is not set",
         ),
         ({"provider": "fluxburst"}, "the table of fluxburst: "),
         ({"provider": "eks", "kubernetes": KUBERNETES}, "the table of eks: "),
@@ -217,8 +217,17 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_site_that_does_not_burst_hears_nothing_of_it_unless_it_asks(ask: Any) -> None:
     assert not NAMES & ask("").keys()
     found = ask("", "burst")
-    assert found.keys() == NAMES
-    assert {finding["status"] for finding in found.values()} == {"skipped"}
+    assert found.keys() == NAMES | {"config", "flux-python"}
+    assert {found[name]["status"] for name in NAMES} == {"skipped"}
+
+
+def test_file_that_cannot_be_used_is_missing_to_bursting_and_not_taken_for_one_without_it(
+    ask: Any,
+) -> None:
+    found = ask('[burst]\nprovidr = "local"\n', "burst")
+    assert (found["config"]["status"], found["config"]["needed_for"]) == ("missing", "bursting")
+    assert "burst.providr: unknown key" in found["config"]["what"]
+    assert {found[name]["what"] for name in NAMES} == {"flex.toml cannot be used: see config"}
 
 
 def test_site_that_bursts_hears_all_of_it(ask: Any) -> None:

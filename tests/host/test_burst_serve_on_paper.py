@@ -280,7 +280,7 @@ def test_a_module_that_cannot_begin_says_what_where_and_the_remedy_in_one_line(s
     with pytest.raises(ValueError, match="provider") as error:
         site.load()
     assert str(error.value) == (
-        "flex.toml: burst.provider: it is not set. name who rents, such as local"
+        f"{site.path}: burst.provider: it is not set. name who rents, such as local"
     )
 
 

@@ -11,6 +11,17 @@ import sys
 # Last, so that Flux's own modules are found first.
 sys.path += [path for path in ("@PACKAGE_DIR@", "@LIBRARY_DIR@") if path.startswith("/")]
 
-from flux_flex.cli.burst_serve import mod_main
+try:
+    from flux_flex.cli.burst_serve import mod_main
+except ImportError as error:
+    WHY = (
+        f"{sys.executable} cannot import flux_flex: {error}. Start the broker with PYTHONPATH,"
+        " or load what scripts/install-scripts.sh --burst installs: see docs/bursting.md"
+    )
+
+    # Flux shows a traceback of an error above, and one line of an error in here.
+    def mod_main(*_):
+        raise ValueError(WHY)
+
 
 __all__ = ["mod_main"]

@@ -69,7 +69,7 @@ def bindings() -> dict[str, Any]:
         find("flux.job")
         library = find("flux.core.inner").raw.flux_core_version_string()
     except FlexError as error:
-        return {"error": error.what}
+        return {"error": error.what, "remedy": error.remedy}
     try:
         wheel = version("flux-python") if "site-packages" in flux.__file__ else ""
     except PackageNotFoundError:

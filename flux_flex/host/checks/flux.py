@@ -81,16 +81,14 @@ def flux_python(survey: Survey) -> Finding:
         return Finding(name, "skipped", "there is no flux on PATH")
     version = _VERSION.search(survey.flux_version.out)
     wanted = version[1] if version else ""
-    pip = f"{sys.executable} -m pip install"
-    install = f"{pip} flux-python=={wanted or 'VERSION'} ply"
+    install = f"{sys.executable} -m pip install flux-python=={wanted or 'VERSION'}"
     said = ask_child(machine, "bindings", _BINDINGS_S)
     if "error" in said:
         what = f"this Python cannot import them: {said['error']}"
-        if "_cffi_backend" in what or "'ply'" in what:
-            return Finding(name, "missing", what, f"{pip} cffi ply")
+        remedy = str(said.get("remedy") or install).replace("==VERSION", f"=={wanted or 'VERSION'}")
         if machine.ask(["flux", "python", "-c", f"{WITHOUT_CWD} import flux.job"]).ok:
-            return Finding(name, "warning", f"only `flux python` has them; {what}", install)
-        return Finding(name, "missing", what, install)
+            return Finding(name, "warning", f"only `flux python` has them; {what}", remedy)
+        return Finding(name, "missing", what, remedy)
     for of, told in (("the wheel", said.get("wheel")), ("the library", said.get("library"))):
         if told and wanted and told != wanted:
             what = f"{of} is of version {told}, flux of {wanted}"

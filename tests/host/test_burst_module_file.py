@@ -1,0 +1,31 @@
+"""etc/flux/modules/flex-burst.py, the file that `flux module load` is given."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from flux_flex.cli import burst_serve
+
+FILE = Path(__file__).parents[2] / "etc/flux/modules/flex-burst.py"
+
+
+def test_it_is_the_controller_where_flux_flex_can_be_imported() -> None:
+    assert runpy.run_path(str(FILE))["mod_main"] is burst_serve.mod_main
+
+
+def test_a_python_that_cannot_import_flux_flex_is_told_in_one_line_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "flux_flex.cli.burst_serve", None)
+    mod_main = runpy.run_path(str(FILE))["mod_main"]
+    with pytest.raises(ValueError, match="cannot import flux_flex") as error:
+        mod_main(None, "flex.toml")
+    said = str(error.value)
+    assert said.startswith(sys.executable)
+    assert "PYTHONPATH" in said
+    assert "install-scripts.sh --burst" in said
+    assert "\n" not in said
