@@ -67,6 +67,8 @@ def test_instance_loads_the_controller_takes_burst_and_ends_clean(etc: Path) -> 
         told = told_by_doctor(site)
         del told["burst-catalog"]  # its prices grow stale with the years
         assert told == {
+            "config": ("found", ""),
+            "flux-python": ("found", ""),
             "burst": ("warning", ""),
             "burst-scheduler": ("found", "fcfs"),
             "burst-hosts": ("found", ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -29,3 +30,14 @@ def test_a_python_that_cannot_import_flux_flex_is_told_in_one_line_with_the_way_
     assert "PYTHONPATH" in said
     assert "install-scripts.sh --burst" in said
     assert "\n" not in said
+
+
+def test_run_as_a_program_it_tells_whether_it_would_load(tmp_path: Path) -> None:
+    def ran(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *words, str(FILE)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+
+    assert ran().returncode == 0
+    without = ran("-S", "-E")
+    assert without.returncode == 1
+    assert "cannot import flux_flex" in without.stderr

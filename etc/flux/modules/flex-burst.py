@@ -19,6 +19,9 @@ except ImportError as error:
         " or load what scripts/install-scripts.sh --burst installs: see docs/bursting.md"
     )
 
+    if __name__ == "__main__":  # so install-scripts.sh asks whether it would load
+        sys.exit(WHY)
+
     # Flux shows a traceback of an error above, and one line of an error in here.
     def mod_main(*_):
         raise ValueError(WHY)
